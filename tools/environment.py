@@ -1,0 +1,114 @@
+"""Bring the virtual environment `.venv` up to date: made once, then only checked.
+
+Needs nothing but Python 3.11 or newer. The packages are those that pyproject.toml asks for, in the
+versions that tools/constraints.txt pins. A stamp in the environment holds the digest of both files
+and the extras that are installed, so that a second run costs milliseconds. An environment that is
+there already, whoever made it, is brought up to date and never made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "cones-environment.json"
+CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+OLDEST_PYTHON = (3, 11)
+# What builds the package in place; installed first, so that its version is pinned too.
+BUILD_REQUIREMENTS = ("hatchling",)
+
+
+def prepare(*extras: str) -> Path:
+    """Make sure that `.venv` holds the package with `extras`; return its Python interpreter.
+
+    Raises SystemExit with a message that says what to do when Python is too old or a step fails.
+    """
+    wanted = _digest()
+    stamp = _read_stamp()
+    current = stamp.get("digest") == wanted
+    installed = set(stamp.get("extras", ()))
+    if current and set(extras) <= installed and _python().exists():
+        return _python()
+    # What another command has asked for stays, so that two commands do not undo each other.
+    all_extras = sorted(installed | set(extras))
+    if not _python().exists():
+        _say(f"making {VENV} (once)")
+        _make_environment()
+    _say(f"installing the package with {', '.join(all_extras)} (some minutes the first time)")
+    pip = [str(_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--constraint", str(CONSTRAINTS)]
+    _call([*pip, *BUILD_REQUIREMENTS])
+    _call([*pip, "--no-build-isolation", "--editable", f"{ROOT}[{','.join(all_extras)}]"])
+    STAMP.write_text(json.dumps({"digest": wanted, "extras": all_extras}), encoding="utf-8")
+    return _python()
+
+
+def run(command: list[str]) -> int:
+    """Run `command` in the repository's folder with this terminal; return its exit code."""
+    try:
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def _digest() -> str:
+    content = hashlib.sha256()
+    for path in (ROOT / "pyproject.toml", CONSTRAINTS):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _read_stamp() -> dict[str, object]:
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _python() -> Path:
+    folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    return VENV / folder / name
+
+
+def _make_environment() -> None:
+    done = subprocess.run([_new_enough_python(), "-m", "venv", str(VENV)], check=False)
+    if done.returncode != 0:
+        shutil.rmtree(VENV, ignore_errors=True)
+        _stop(
+            f"Python could not make a virtual environment in {VENV}. On Debian and Ubuntu the"
+            " module for it is a package of its own: apt-get install python3-venv"
+        )
+
+
+def _new_enough_python() -> str:
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        return sys.executable
+    for minor in (13, 12, 11):
+        found = shutil.which(f"python3.{minor}")
+        if found:
+            return found
+    have = ".".join(map(str, sys.version_info[:3]))
+    _stop(f"this is Python {have}; 3.11 or newer is needed, and no python3.11 is on the PATH")
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode != 0:
+        _stop(f"setting up failed (exit code {done.returncode}) at: {' '.join(command)}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _stop(message: str):
+    _say(f"error: {message}")
+    raise SystemExit(1)
