@@ -1,0 +1,44 @@
+"""In-place shutting: the reference, and the way for code that wants an ordinary pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cones_registry.attention.modules import original
+from cones_registry.attention.weights import check_table, masked_weight
+
+if TYPE_CHECKING:
+    from cones_registry.mask import ConceptMask
+
+
+@contextmanager
+def shut(unet: Any, mask: ConceptMask) -> Iterator[Any]:
+    """Multiply the mask's neurons by their factors (0 = shut) in place; restore on leaving.
+
+    unet: the denoiser (its own weights change while the block runs, for every thread that uses it).
+    mask: a mask of this denoiser's layer table.
+    On leaving, also by an error, the old values are written back bit for bit. Blocks may be nested.
+    Raises BaseModelMismatchError before anything is written.
+    Source: Cones, arXiv 2303.05125 (a concept is drawn by shutting its neurons).
+    """
+    module = original(unet)
+    check_table(module, mask)
+    saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    try:
+        for name in mask.table.names:
+            if mask.count(name) == 0:
+                continue
+            weight = module.get_parameter(name).data
+            index = torch.from_numpy(mask.indices(name)).to(weight.device, torch.int64)
+            flat = weight.view(-1)
+            masked = masked_weight(mask, name, weight).view(-1)[index]
+            saved.append((flat, index, flat[index]))
+            flat[index] = masked
+        yield unet
+    finally:
+        for flat, index, values in reversed(saved):
+            flat[index] = values
