@@ -21,6 +21,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "cones-environment.json"
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 OLDEST_PYTHON = (3, 11)
+# The tests run every part of the package.
+TEST_EXTRAS = ("model", "s3", "azure", "gcs", "ray", "plot", "delta", "test")
 # What builds the package in place; installed first, so that its version is pinned too.
 BUILD_REQUIREMENTS = ("hatchling",)
 

@@ -1,0 +1,52 @@
+"""The command `cones`. A verb parses, calls one method and prints; one file per verb."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from .failures import report
+from .group import LazyGroup
+from .session import Session
+from .verb import shared_options
+
+
+@click.group(
+    name="cones",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    params=shared_options(registry=True, reads=False),
+)
+def cones() -> None:
+    """Concept neurons as versioned artefacts: extract, keep, combine, generate.
+
+    A concept is a small set of weights of one base model that, shut, makes it draw a subject.
+    `cones VERB --help` explains a verb. References are [OWNER/]NAME[:VERSION|:ALIAS].
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (sys.argv otherwise); return the exit code."""
+    session = Session(registry_url=os.environ.get("CONES_REGISTRY") or None)
+    try:
+        result = cones.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="cones",
+            standalone_mode=False,
+            obj=session,
+        )
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; nothing more can be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, session.output, debug=session.debug)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    sys.exit(run())

@@ -1,0 +1,78 @@
+"""How concepts are shown: one record, one row of a table, one line of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .output import Output, share, size
+
+if TYPE_CHECKING:
+    from cones_registry.manifest import Concept
+
+COLUMNS = ("ref", "aliases", "tags", "neurons", "density", "bytes", "scope", "created")
+# Digests are cut to this many hexadecimal digits where a person reads them.
+SHORT_DIGEST = 12
+
+
+def row(concept: Concept) -> tuple[object, ...]:
+    """One concept as the cells of COLUMNS."""
+    return (
+        concept.ref + (" (removed)" if concept.removed else ""),
+        ", ".join(sorted(concept.aliases)),
+        ", ".join(concept.tags),
+        f"{concept.neuron_count:,}",
+        share(concept.density),
+        size(concept.blob_bytes),
+        concept.scope,
+        str(concept.created)[:16].replace("T", " "),
+    )
+
+
+def show_table(output: Output, concepts: Iterable[Concept]) -> None:
+    """The concepts, one row each."""
+    output.table(COLUMNS, [row(concept) for concept in concepts])
+
+
+def show_record(output: Output, concept: Concept) -> None:
+    """Everything about one concept."""
+    if output.as_json:
+        output.document(concept.to_json())
+        return
+    provenance = concept.provenance
+    fields: dict[str, object] = {
+        "ref": concept.ref + (" (removed)" if concept.removed else ""),
+        "aliases": ", ".join(sorted(concept.aliases)),
+        "tags": ", ".join(concept.tags),
+        "note": concept.note,
+        "created": concept.created,
+        "scope": concept.scope,
+        "token": concept.token,
+        "class noun": concept.class_noun,
+        "neurons": f"{concept.neuron_count:,} of {concept.table_neuron_count:,}"
+        f" ({share(concept.density)})",
+        "precision": concept.precision,
+        "layout": concept.layout,
+        "bytes": f"{concept.blob_bytes:,} ({size(concept.blob_bytes)})",
+        "base": concept.base,
+        "mask": concept.mask_digest,
+        "blob": concept.blob_digest,
+    }
+    if provenance is not None:
+        fields["method"] = provenance.method
+        fields["seed"] = provenance.seed
+        fields["prompt"] = provenance.prompt
+        fields["parameters"] = _assignments(provenance.parameters)
+        fields["images"] = f"{len(provenance.image_digests)}" if provenance.image_digests else ""
+        fields["parents"] = ", ".join(provenance.parents)
+        fields["versions"] = _assignments(provenance.versions)
+    output.fields(fields)
+
+
+def short(digest: str) -> str:
+    """The first digits of a digest: 'sha256:77ab12…' -> '77ab12…', for tables."""
+    return digest.partition(":")[2][:SHORT_DIGEST] or digest
+
+
+def _assignments(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,57 @@
+"""The command `cones` itself: a table of verbs, each loaded only when it is typed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from .failures import exit_code_table
+
+# Section -> verb -> one line of help. A verb is listed here when it works, and only then.
+SECTIONS: Mapping[str, Mapping[str, str]] = {}
+
+
+def module_of(name: str) -> str:
+    """The module that holds a verb; words that Python keeps for itself get an underscore."""
+    return f"cones_registry.cli.{name}{'_' if name == 'import' else ''}"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a verb's module when the verb is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, in the order of the help."""
+        return [name for verbs in SECTIONS.values() for name in verbs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb, loaded; None when there is none of that name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(module_of(cmd_name)).command
+        command.name = cmd_name
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that was typed, or a UsageError that names the ones that are near."""
+        typed = args[0]
+        if self.get_command(ctx, typed) is None and not typed.startswith("-"):
+            near = difflib.get_close_matches(typed, self.list_commands(ctx), n=3, cutoff=0.5)
+            hint = f" Did you mean: {', '.join(near)}?" if near else ""
+            raise click.UsageError(f"there is no verb '{typed}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs by what they are for, from the table alone: nothing is loaded."""
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write(exit_code_table() + "\n")

@@ -1,0 +1,166 @@
+"""The only module that prints. Data goes to stdout, everything said to a person to stderr.
+
+Tables are drawn for a terminal and plain, unwrapped columns in a pipe; colours follow the terminal
+and NO_COLOR; progress is shown only where stderr is a terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TextIO
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# Wide enough that no row of a table in a pipe is ever wrapped or cut.
+PIPE_WIDTH = 100_000
+
+
+def size(count: int) -> str:
+    """A number of bytes as a person reads it, in decimal units: 19_412 -> '19.4 kB'."""
+    amount, unit = float(count), UNITS[0]
+    for following in UNITS[1:]:
+        if abs(amount) < 999.5:
+            break
+        amount, unit = amount / 1000, following
+    return f"{count} B" if unit == "B" else f"{amount:.3g} {unit}"
+
+
+def share(fraction: float) -> str:
+    """A fraction in percent, with three digits that count: 0.08417 -> '8.42 %'."""
+    return f"{100 * fraction:.3g} %"
+
+
+class Progress(Protocol):
+    """What long work reports to: `update` with done and total steps, and words beside the bar."""
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`, with `note` (loss, density, rate) beside the bar."""
+        ...
+
+
+class _Silent:
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Nobody is watching."""
+
+
+class Output:
+    """Where one run of the command writes.
+
+    Args:
+        as_json: reading verbs write one JSON document instead of a table.
+        data, messages: the two streams; sys.stdout and sys.stderr unless a test says otherwise.
+    """
+
+    def __init__(
+        self, *, as_json: bool = False, data: TextIO | None = None, messages: TextIO | None = None
+    ) -> None:
+        self.as_json = as_json
+        self._data = data
+        self._messages = messages
+
+    @property
+    def _stdout(self) -> TextIO:
+        return self._data if self._data is not None else sys.stdout
+
+    @property
+    def _stderr(self) -> TextIO:
+        return self._messages if self._messages is not None else sys.stderr
+
+    def line(self, text: str) -> None:
+        """One line of data."""
+        _write(text, self._stdout)
+
+    def message(self, text: str) -> None:
+        """One line for the person at the terminal."""
+        _write(text, self._stderr)
+
+    def document(self, value: Any) -> None:
+        """`value` (mappings, sequences, strings, numbers) as one JSON document."""
+        self.line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table of text; columns whose cells are all numbers or quantities stand to the right."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        for position, column in enumerate(columns):
+            numeric = bool(cells) and all(row[position][:1].isdigit() for row in cells)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*(_plain(cell) for cell in row))
+        self._render(Console, table)
+
+    def fields(self, pairs: Mapping[str, object]) -> None:
+        """One record: a name and a value on each line; empty values are left out."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in pairs.items():
+            if value is not None and value != "":
+                table.add_row(name, _plain(str(value)))
+        self._render(Console, table)
+
+    def csv(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """The rows as CSV with a heading, for spreadsheets."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        self.line(text.getvalue().rstrip("\n"))
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """A progress bar named `title` while the block runs, on a terminal only."""
+        if not self._stderr.isatty():
+            yield _Silent()
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bar(*columns, console=Console(file=self._stderr), transient=True) as bar:
+            task = bar.add_task(title, total=None, note="")
+
+            class Shown:
+                def update(self, done: int, total: int, note: str = "") -> None:
+                    """Move the bar."""
+                    bar.update(task, completed=done, total=total, note=note)
+
+            yield Shown()
+
+    def _render(self, console_class: Any, table: Any) -> None:
+        stream = self._stdout
+        if stream.isatty():
+            console_class(file=stream, highlight=False).print(table)
+            return
+        text = io.StringIO()
+        console_class(file=text, width=PIPE_WIDTH, highlight=False, no_color=True).print(table)
+        self.line("\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")))
+
+
+def _plain(text: str) -> Any:
+    """`text` as it is: a note that holds [brackets] is no markup."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    print(text, file=stream, flush=True)

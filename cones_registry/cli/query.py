@@ -1,0 +1,38 @@
+"""`cones query`: SQL over the catalogue."""
+
+from __future__ import annotations
+
+import click
+
+from .session import Session
+from .verb import verb
+
+
+@verb(reads=True)
+@click.argument("sql")
+@click.argument("parameters", nargs=-1, metavar="[PARAMETER]...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the rows are written.",
+)
+def command(session: Session, sql: str, parameters: tuple[str, ...], form: str) -> None:
+    """Answer one SELECT over the tables `concepts` and `aliases`.
+
+    Each ? in SQL stands for one PARAMETER, in order. Nothing can be changed this way.
+
+    \b
+    cones query "select owner, count(*) from concepts group by owner"
+    cones query "select ref from concepts where density < ?" 0.01
+    """
+    table = session.open(read_only=True).query(sql, parameters)
+    rows = table.to_pylist()
+    if session.output.as_json or form == "json":
+        session.output.document(rows)
+    elif form == "csv":
+        session.output.csv(table.column_names, [row.values() for row in rows])
+    else:
+        session.output.table(table.column_names, [tuple(row.values()) for row in rows])
