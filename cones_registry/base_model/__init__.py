@@ -1,0 +1,5 @@
+"""The base model: one loaded pipeline, its layer table and its fingerprint, shared in the process."""
+
+from cones_registry.base_model.model import BaseModel
+
+__all__ = ["BaseModel"]

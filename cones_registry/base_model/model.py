@@ -1,0 +1,196 @@
+"""BaseModel: one pipeline, loaded once, never changed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from cones_registry.base_model.cache import ModelCache
+from cones_registry.base_model.source import (
+    ModelFolder,
+    folder_fingerprint,
+    open_source,
+    stored_dtype,
+)
+from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.layers import LayerTable
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class BaseModel:
+    """A published text-to-image model that masks index into. Frozen: no weight ever gets a gradient.
+
+    source: what it was loaded from. device: ``torch.device``. dtype: ``torch.dtype`` of the denoiser.
+    layer_table: its cross-attention K/V weights. fingerprint: identity of their published values.
+    lock: held while the tokenizers run; they keep state and are not safe in threads.
+    """
+
+    cache: ClassVar[ModelCache[BaseModel]] = ModelCache()
+
+    def __init__(self, pipeline: Any, *, source: str, fingerprint: str) -> None:
+        """Wrap a loaded diffusers pipeline; most callers want ``BaseModel.load``."""
+        self._pipeline = pipeline
+        self.source = source
+        self.fingerprint = fingerprint
+        self.layer_table = LayerTable.from_unet(self.denoiser)
+        self.lock = threading.RLock()
+        for part in self._modules():
+            part.requires_grad_(False).eval()
+        self.device: torch.device = self.denoiser.device
+        self.dtype: torch.dtype = self.denoiser.dtype
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> BaseModel:
+        """Load ``"demo"``, the folder of a diffusers pipeline, or a hub id (``owner/name[@revision]``).
+
+        device: ``"auto"`` takes a GPU if there is one. dtype: ``"float32"``, ``"float16"``,
+        ``"bfloat16"``, or ``"auto"``: as stored on a GPU, float32 on the CPU.
+
+        Cached by folder content, device and dtype: the same arguments give the same object, in
+        every thread, with one load. ``BaseModel.cache.limit`` bounds the cache in bytes a device.
+        (The fingerprint is no cache key: it covers K and V only, not the autoencoder or the text
+        encoder.)
+
+        Raises:
+            NotFoundError: no such folder or hub model.
+            UsageError: not a diffusers pipeline folder; unknown device or dtype.
+            CorruptDataError: weights unreadable or not safetensors.
+            StoreUnavailableError: the hub cannot be reached.
+        """
+        place = _device(device)
+        folder = open_source(source)
+        kind = _dtype(dtype, folder, place)
+        key = (folder.path, folder.stamp, str(place), kind)
+        return cls.cache.get(key, str(place), lambda: cls._load(str(source), folder, place, kind))
+
+    @classmethod
+    def _load(
+        cls, source: str, folder: ModelFolder, device: torch.device, dtype: torch.dtype
+    ) -> BaseModel:
+        from diffusers import DiffusionPipeline
+        from safetensors import SafetensorError
+
+        try:
+            with _quiet_unless_terminal():
+                pipeline = DiffusionPipeline.from_pretrained(
+                    str(folder.path),
+                    dtype=dtype,
+                    variant=folder.variant,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
+        except (SafetensorError, OSError, KeyError) as error:
+            raise CorruptDataError(
+                f"cannot load the pipeline in {folder.path}: {error}. Copy the folder again"
+            ) from error
+        table = LayerTable.from_unet(getattr(pipeline, folder.denoiser))
+        digest = folder_fingerprint(folder, table)
+        return cls(pipeline.to(device), source=source, fingerprint=digest)
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline. Shared: copy it before changing its settings."""
+        if self._pipeline is None:
+            raise UsageError(f"base model {self.source!r} was unloaded. Load it again")
+        return self._pipeline
+
+    @property
+    def denoiser(self) -> Any:
+        """The pipeline's U-Net, or its transformer."""
+        pipeline = self.pipeline
+        unet = getattr(pipeline, "unet", None)
+        return unet if unet is not None else pipeline.transformer
+
+    @property
+    def denoiser_name(self) -> str:
+        """``"unet"`` or ``"transformer"``."""
+        return "unet" if getattr(self.pipeline, "unet", None) is not None else "transformer"
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        """The pipeline's tokenizers, one for each text encoder."""
+        found = (getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2"))
+        return tuple(tokenizer for tokenizer in found if tokenizer is not None)
+
+    @property
+    def byte_count(self) -> int:
+        """Memory of all parameters and buffers in bytes."""
+        if self._pipeline is None:
+            return 0
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for part in self._modules()
+            for tensor in (*part.parameters(), *part.buffers())
+        )
+
+    def unload(self) -> None:
+        """Forget the pipeline here and in the cache; its memory goes with its last user."""
+        type(self).cache.discard(self)
+        self._pipeline = None
+
+    def _modules(self) -> list[torch.nn.Module]:
+        parts = self.pipeline.components.values()
+        return [part for part in parts if isinstance(part, torch.nn.Module)]
+
+    def __repr__(self) -> str:
+        return (
+            f"BaseModel({self.source!r}, fingerprint={self.fingerprint!r}, "
+            f"device={str(self.device)!r}, dtype={str(self.dtype)!r})"
+        )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"unknown device {device!r}. Expected 'auto', 'cpu' or 'cuda[:n]'") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} asked for, but torch sees no GPU. Use device='cpu'")
+    return place
+
+
+def _dtype(dtype: str | torch.dtype, folder: ModelFolder, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        if dtype not in _DTYPES.values():
+            raise UsageError(f"dtype {dtype} is not one of {', '.join(_DTYPES)}")
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else _DTYPES[stored_dtype(folder)]
+    if dtype not in _DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}. Expected 'auto', {', '.join(map(repr, _DTYPES))}")
+    return _DTYPES[dtype]
+
+
+@contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """The libraries' loading bars, on a terminal only."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    if not sys.stderr.isatty():
+        for library in shown:
+            library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
