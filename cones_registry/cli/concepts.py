@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .output import Output, share, size
@@ -74,5 +74,5 @@ def short(digest: str) -> str:
     return digest.partition(":")[2][:SHORT_DIGEST] or digest
 
 
-def _assignments(values: dict[str, Any]) -> str:
+def _assignments(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())

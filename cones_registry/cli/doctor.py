@@ -1,0 +1,100 @@
+"""`cones doctor`: what is installed here, and whether the registry answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import time
+from importlib import metadata
+from typing import Any
+
+from .session import Session
+from .verb import verb
+
+# Extra -> what it allows, and the distributions it brings.
+EXTRAS = {
+    "model": (
+        "extract, generate, evaluate",
+        ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow"),
+    ),
+    "s3": ("registries on S3", ("s3fs",)),
+    "gcs": ("registries on Google Cloud Storage", ("gcsfs",)),
+    "azure": ("registries on Azure Blob Storage", ("adlfs",)),
+    "ray": ("batches on a Ray cluster", ("ray",)),
+    "plot": ("figures", ("matplotlib",)),
+    "delta": ("the catalogue as a Delta table", ("deltalake",)),
+}
+CORE = ("cones-registry", "numpy", "pyarrow", "duckdb", "fsspec", "zstandard", "click", "rich")
+
+
+@verb(reads=True)
+def command(session: Session) -> None:
+    """Say what is installed, which devices there are, and whether the registry answers.
+
+    Ends with the registry's own exit code when one is named and does not answer.
+    """
+    extras = {
+        name: {
+            "for": purpose,
+            "versions": {package: version_of(package) for package in packages},
+        }
+        for name, (purpose, packages) in EXTRAS.items()
+    }
+    findings: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "core": {package: version_of(package) for package in CORE},
+        "extras": extras,
+        "devices": devices(),
+    }
+    if session.registry_url:
+        start = time.perf_counter()
+        registry = session.open(read_only=True)
+        findings["registry"] = {
+            "url": registry.url,
+            "answered_in_seconds": round(time.perf_counter() - start, 3),
+        }
+    if session.output.as_json:
+        session.output.document(findings)
+        return
+    rows: list[tuple[str, str]] = [
+        ("Python", f"{findings['python']} on {findings['system']}"),
+        ("core", versions(findings["core"])),
+    ]
+    for name, extra in extras.items():
+        missing = [package for package, version in extra["versions"].items() if version is None]
+        found = versions(extra["versions"])
+        hint = f"missing {', '.join(missing)}: pip install 'cones-registry[{name}]'"
+        rows.append((f"{extra['for']}", hint if missing else found))
+    rows.append(("devices", ", ".join(findings["devices"]) or "none: torch is not installed"))
+    if "registry" in findings:
+        answer = findings["registry"]
+        rows.append(("registry", f"{answer['url']} opened in {answer['answered_in_seconds']} s"))
+    else:
+        rows.append(("registry", "none named; -r or CONES_REGISTRY says which"))
+    session.output.table(("what", "found"), rows)
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, None when it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions(found: dict[str, str | None]) -> str:
+    """'numpy 2.4.6, click 8.5.1', with what is missing said so."""
+    return ", ".join(f"{package} {version or 'missing'}" for package, version in found.items())
+
+
+def devices() -> list[str]:
+    """What torch can compute on; empty without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("Apple GPU (mps)")
+    return [*found, f"CPU with {torch.get_num_threads()} threads"]

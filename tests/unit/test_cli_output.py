@@ -1,0 +1,75 @@
+"""How the command writes: units, tables in a pipe, JSON, CSV, nothing on the wrong stream."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from cones_registry.cli.output import Output, share, size
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (19_412, "19.4 kB"),
+        (999_600, "1 MB"),
+        (76_700_000, "76.7 MB"),
+        (10**18, "1e+03 PB"),
+    ],
+)
+def test_sizes_are_decimal_with_three_digits(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(0, "0 %"), (0.08417, "8.42 %"), (1, "100 %"), (0.000123, "0.0123 %")]
+)
+def test_shares_are_percent_with_three_digits(fraction: float, text: str) -> None:
+    assert share(fraction) == text
+
+
+def written() -> tuple[Output, io.StringIO, io.StringIO]:
+    data, messages = io.StringIO(), io.StringIO()
+    return Output(data=data, messages=messages), data, messages
+
+
+def test_a_table_in_a_pipe_has_no_colour_and_never_wraps() -> None:
+    output, data, messages = written()
+    output.table(("ref", "note"), [("local/dog:1", "x" * 500), ("local/cat:1", None)])
+    lines = data.getvalue().splitlines()
+    assert lines[0].split() == ["ref", "note"]
+    assert lines[2].split() == ["local/dog:1", "x" * 500]
+    assert lines[3] == "local/cat:1"
+    assert "\x1b" not in data.getvalue()
+    assert messages.getvalue() == ""
+
+
+def test_brackets_in_data_are_no_markup() -> None:
+    output, data, _ = written()
+    output.fields({"note": "[bold]not bold[/bold]", "empty": "", "none": None, "zero": 0})
+    assert data.getvalue() == "note  [bold]not bold[/bold]\nzero  0\n"
+
+
+def test_json_keeps_every_letter() -> None:
+    output, data, _ = written()
+    output.document({"note": "Löwe"})
+    assert json.loads(data.getvalue()) == {"note": "Löwe"}
+    assert "Löwe" in data.getvalue()
+
+
+def test_csv_quotes_what_needs_quotes() -> None:
+    output, data, _ = written()
+    output.csv(("a", "b"), [("1,2", 'say "x"')])
+    assert data.getvalue() == 'a,b\n"1,2","say ""x"""\n'
+
+
+def test_progress_is_silent_where_nobody_watches() -> None:
+    output, data, messages = written()
+    with output.progress("learning") as progress:
+        progress.update(1, 2, "loss 0.5")
+    assert data.getvalue() == messages.getvalue() == ""
