@@ -18,8 +18,9 @@ from .verb import shared_options
     name="cones",
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    params=shared_options(registry=True, reads=False),
+    params=shared_options(registry=True, reads=True),
 )
+@click.version_option(package_name="cones-registry", message="%(prog)s %(version)s")
 def cones() -> None:
     """Concept neurons as versioned artefacts: extract, keep, combine, generate.
 

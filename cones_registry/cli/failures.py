@@ -48,6 +48,8 @@ def report(error: BaseException, output: Output, *, debug: bool) -> int:
         output.message("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, click.Abort | KeyboardInterrupt):
         output.message("stopped")
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError):
+        output.message(error.format_message())
     elif isinstance(error, click.UsageError):
         if error.ctx is not None:
             output.message(error.ctx.get_usage())

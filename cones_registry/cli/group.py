@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import importlib
+import keyword
 from collections.abc import Mapping
 
 import click
@@ -11,12 +13,28 @@ import click
 from .failures import exit_code_table
 
 # Section -> verb -> one line of help. A verb is listed here when it works, and only then.
-SECTIONS: Mapping[str, Mapping[str, str]] = {}
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Keep": {
+        "init": "Make an empty registry.",
+        "pull": "Write a concept's mask to a file.",
+        "show": "Show everything about one concept.",
+        "list": "List concepts.",
+        "query": "Answer one SELECT over the catalogue.",
+        "alias": "Give a version a movable name, as prod.",
+        "tag": "Add keywords for search, or take them away.",
+        "remove": "Take a version out of sight.",
+        "restore": "Bring a removed version back.",
+    },
+    "Help": {
+        "doctor": "Say what is installed and whether the registry answers.",
+    },
+}
 
 
 def module_of(name: str) -> str:
-    """The module that holds a verb; words that Python keeps for itself get an underscore."""
-    return f"cones_registry.cli.{name}{'_' if name == 'import' else ''}"
+    """The module of a verb; what Python keeps for itself (import, list) gets an underscore."""
+    kept = keyword.iskeyword(name) or hasattr(builtins, name)
+    return f"cones_registry.cli.{name}{'_' if kept else ''}"
 
 
 class LazyGroup(click.Group):

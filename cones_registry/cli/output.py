@@ -89,7 +89,9 @@ class Output:
         from rich.table import Table
 
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        # No rule under the heading in a pipe: every line is a row.
+        frame = box.SIMPLE_HEAD if self._stdout.isatty() else None
+        table = Table(box=frame, pad_edge=False, show_edge=False, header_style="bold")
         for position, column in enumerate(columns):
             numeric = bool(cells) and all(row[position][:1].isdigit() for row in cells)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
