@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cones_registry import ConceptMask, LayerTable
+    from cones_registry import BaseModel, ConceptMask, LayerTable
 
 TOKEN_COUNT = 24
 WORDS = (
@@ -125,6 +125,14 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny-stable-diffusion"
     tiny_stable_diffusion().save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture
+def tiny_base(tiny_pipeline_folder: Path) -> "BaseModel":
+    """The tiny Stable Diffusion as a BaseModel on the CPU (cached: one for the process)."""
+    from cones_registry.base_model import BaseModel
+
+    return BaseModel.load(tiny_pipeline_folder, device="cpu")
 
 
 @pytest.fixture
