@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 TOKEN_COUNT = 24
 WORDS = (
-    "a photo of the red green blue circle square star cross dog on wall left right "
-    "teddy bear and sks v V1 V2"
-).lower().split()
+    (
+        "a photo of the red green blue circle square star cross dog on wall left right "
+        "teddy bear and sks v V1 V2"
+    )
+    .lower()
+    .split()
+)
 
 
 def clip_tokenizer(words: tuple[str, ...] | list[str] = WORDS, length: int = TOKEN_COUNT) -> Any:
@@ -72,8 +76,12 @@ def _scheduler() -> Any:
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-        clip_sample=False, set_alpha_to_one=False,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
     )
 
 
@@ -109,7 +117,7 @@ def tiny_stable_diffusion(**unet_settings: Any) -> Any:
     )
 
 
-def strengthen(denoiser: Any, factor: float = 4.0) -> None:
+def strengthen(denoiser: Any, factor: float = 12.0) -> None:
     """Scale V so that pictures of a random model depend visibly on the prompt and on masks."""
     import torch
 

@@ -27,7 +27,8 @@ Everything is differentiable, so learning needs nothing else. Freeze the model
 
 * θ · ∂L/∂θ, the paper's score, is the gradient of a multiplier that stands at one::
 
-      ones = {layer.name: torch.ones(layer.rows, layer.cols, requires_grad=True) for layer in table.layers}
+      ones = {layer.name: torch.ones(layer.rows, layer.cols, requires_grad=True)
+              for layer in table.layers}
       rows = project_rows(unet, embeddings, [RowEdit(lambda name, W: W * ones[name])])
       loss(serve(unet, rows)(...)).backward()
       score = ones[name].grad                                              # θ · ∂L/∂θ, [out, in]

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 _KEY_SUFFIX = ".to_k.weight"
 _VALUE_SUFFIX = ".to_v.weight"
 # Processors that ask the module for K and V exactly once each and do nothing else with the text.
-SERVABLE_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
+SERVABLE_PROCESSORS = (
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "SlicedAttnProcessor",
+    "XFormersAttnProcessor",
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def text_states(
 ) -> torch.Tensor:
     """What the cross-attention layers read: embeddings after the model's own text projection.
 
-    [B, T, D] -> [B, T, D']. U-Nets may have ``encoder_hid_proj``, PixArt has ``caption_projection``.
+    [B, T, D] -> [B, T, D']. U-Nets may have ``encoder_hid_proj``, PixArt ``caption_projection``.
     """
     module = original(unet)
     if hasattr(module, "process_encoder_hidden_states"):
@@ -93,9 +93,7 @@ def project_rows(
         )
     states = text_states(unet, embeddings, added_cond_kwargs)
     flat = [_flatten(edit, states) for edit in edits]
-    tensors = {
-        block.path: _project_block(block, states, flat) for block in cross_attentions(unet)
-    }
+    tensors = {block.path: _project_block(block, states, flat) for block in cross_attentions(unet)}
     return KVRows(tensors)
 
 
@@ -146,7 +144,5 @@ def _project(
         if edit.index.numel() == 0:
             continue
         selected = linear(states.flatten(0, 1)[edit.index], weight, layer.bias)
-        projected = (
-            projected.flatten(0, 1).index_copy(0, edit.index, selected).view_as(projected)
-        )
-    return layer(states) if projected is None else projected  # type: ignore[no-any-return]
+        projected = projected.flatten(0, 1).index_copy(0, edit.index, selected).view_as(projected)
+    return layer(states) if projected is None else projected

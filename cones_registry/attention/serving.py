@@ -103,7 +103,7 @@ def _installed(module: Any) -> bool:
 
 
 class ServedModel:
-    """A denoiser that uses given K/V rows: call it as the denoiser itself. Other attributes are its own."""
+    """A denoiser that uses given K/V rows; called, and otherwise, like the denoiser itself."""
 
     def __init__(self, unet: Any, rows: KVRows) -> None:
         self._unet = unet
@@ -120,7 +120,7 @@ class ServedModel:
 
 
 def serve(unet: Any, rows: KVRows) -> ServedModel:
-    """A callable with the signature of ``unet`` that attends to ``rows`` instead of projecting text.
+    """A callable like ``unet`` that attends to ``rows`` instead of projecting its text.
 
     ``encoder_hidden_states`` is still passed (the model reads its shape, and some models condition
     on it elsewhere). Its batch must be that of ``rows``. Raises UsageError if the model cannot be

@@ -71,7 +71,7 @@ def _rows_of_spans(
     """Rows that overlap a span, and rows that carry text at all: two bool [T]."""
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
-            f"{type(tokenizer).__name__} reports no character offsets, which scope 'subject' needs. "
+            f"{type(tokenizer).__name__} gives no character offsets, which scope 'subject' needs. "
             "Load the fast tokenizer of this model (pip install tokenizers)"
         )
     encoded = tokenizer(

@@ -20,8 +20,8 @@ def check_table(unet: Any, mask: ConceptMask) -> None:
     if mask.table.digest != table.digest:
         raise BaseModelMismatchError(
             f"mask {mask.digest} indexes into layer table {mask.table.digest} "
-            f"({len(mask.table.layers)} layers, {mask.table.neuron_count} neurons), this model's is "
-            f"{table.digest} ({len(table.layers)} layers, {table.neuron_count} neurons). "
+            f"({len(mask.table.layers)} layers, {mask.table.neuron_count} neurons), this model's "
+            f"is {table.digest} ({len(table.layers)} layers, {table.neuron_count} neurons). "
             "Load the base model the concept was made for"
         )
 

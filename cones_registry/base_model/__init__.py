@@ -1,4 +1,4 @@
-"""The base model: one loaded pipeline, its layer table and its fingerprint, shared in the process."""
+"""The base model: one loaded pipeline, its layer table, its fingerprint; shared in the process."""
 
 from cones_registry.base_model.model import BaseModel
 

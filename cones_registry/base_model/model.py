@@ -25,9 +25,9 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 class BaseModel:
-    """A published text-to-image model that masks index into. Frozen: no weight ever gets a gradient.
+    """A published text-to-image model that masks index into. No weight ever gets a gradient.
 
-    source: what it was loaded from. device: ``torch.device``. dtype: ``torch.dtype`` of the denoiser.
+    source: what it was loaded from. device: ``torch.device``. dtype: the denoiser's.
     layer_table: its cross-attention K/V weights. fingerprint: identity of their published values.
     lock: held while the tokenizers run; they keep state and are not safe in threads.
     """
@@ -54,8 +54,9 @@ class BaseModel:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
     ) -> BaseModel:
-        """Load ``"demo"``, the folder of a diffusers pipeline, or a hub id (``owner/name[@revision]``).
+        """Load ``"demo"``, the folder of a diffusers pipeline, or a hub id.
 
+        source: a hub id is ``owner/name[@revision]``; it is looked up once per process.
         device: ``"auto"`` takes a GPU if there is one. dtype: ``"float32"``, ``"float16"``,
         ``"bfloat16"``, or ``"auto"``: as stored on a GPU, float32 on the CPU.
 
@@ -160,7 +161,9 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UsageError(f"unknown device {device!r}. Expected 'auto', 'cpu' or 'cuda[:n]'") from error
+        raise UsageError(
+            f"unknown device {device!r}. Expected 'auto', 'cpu' or 'cuda[:n]'"
+        ) from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch sees no GPU. Use device='cpu'")
     return place
@@ -174,7 +177,9 @@ def _dtype(dtype: str | torch.dtype, folder: ModelFolder, device: torch.device) 
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else _DTYPES[stored_dtype(folder)]
     if dtype not in _DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}. Expected 'auto', {', '.join(map(repr, _DTYPES))}")
+        raise UsageError(
+            f"unknown dtype {dtype!r}. Expected 'auto', {', '.join(map(repr, _DTYPES))}"
+        )
     return _DTYPES[dtype]
 
 

@@ -95,12 +95,12 @@ def _download(source: str) -> Path:
             ) from error
         if "not a valid model identifier" in text or "404" in text:
             raise NotFoundError(
-                f"{source!r} is neither a folder here nor a model on the hub. A private model needs "
-                "a token: hf auth login"
+                f"{source!r} is neither a folder here nor a model on the hub. A private model "
+                "needs a token: hf auth login"
             ) from error
         raise StoreUnavailableError(
-            f"cannot download base model {source!r}: {text.splitlines()[0]}. {source!r} is no folder "
-            "here either; check the network, or give the path of a downloaded copy"
+            f"cannot download base model {source!r}: {text.splitlines()[0]}. {source!r} is no "
+            "folder here either; check the network, or give the path of a downloaded copy"
         ) from error
     _DOWNLOADED[source] = Path(folder)
     return _DOWNLOADED[source]
@@ -194,7 +194,7 @@ def folder_fingerprint(folder: ModelFolder, table: LayerTable) -> str:
     places: dict[str, Any] = {}
     try:
         for file in folder.weight_files(folder.denoiser):
-            handle = safe_open(file, framework="pt", device="cpu")
+            handle: Any = safe_open(file, framework="pt", device="cpu")
             places.update(dict.fromkeys(handle.keys(), handle))
 
         def read(name: str) -> npt.NDArray[Any]:
@@ -216,7 +216,7 @@ def folder_fingerprint(folder: ModelFolder, table: LayerTable) -> str:
 
 
 def stored_dtype(folder: ModelFolder) -> str:
-    """The dtype the denoiser's weights are stored in: ``"float32"``, ``"float16"``, ``"bfloat16"``."""
+    """What the denoiser's weights are stored in: "float32", "float16" or "bfloat16"."""
     from safetensors import safe_open
 
     names = {"F16": "float16", "BF16": "bfloat16"}

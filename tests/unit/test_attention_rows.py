@@ -115,7 +115,9 @@ def test_gradient_of_a_multiplier_at_one_is_weight_times_weight_gradient(
     }
     for weights in (lambda name, weight: weight * ones[name], lambda name, _: leaves[name]):
         rows = project_rows(unet, embeddings, [RowEdit(weights)])
-        serve(unet, rows)(noise, 500, encoder_hidden_states=embeddings).sample.square().sum().backward()
+        serve(unet, rows)(
+            noise, 500, encoder_hidden_states=embeddings
+        ).sample.square().sum().backward()
     for layer in table:
         leaf = leaves[layer.name]
         assert leaf.grad is not None

@@ -71,9 +71,10 @@ def test_padding_rows_are_included_on_request(tokenizer: Any) -> None:
 
 
 def test_length_is_that_of_the_text_encoder(tokenizer: Any) -> None:
-    assert subject_rows(tokenizer, "sks", token="sks", length=9).tolist() == [False, True] + [
-        False
-    ] * 7
+    assert (
+        subject_rows(tokenizer, "sks", token="sks", length=9).tolist()
+        == [False, True] + [False] * 7
+    )
 
 
 def test_empty_token_is_a_usage_error(tokenizer: Any) -> None:

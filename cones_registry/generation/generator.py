@@ -1,0 +1,304 @@
+"""Generator: stock pipelines and schedulers do the sampling, masks come in through K/V rows."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cones_registry.attention import shut, unservable_reason
+from cones_registry.attention.serving import install
+from cones_registry.errors import UsageError
+from cones_registry.generation.parts import Branches, branches, row_count
+from cones_registry.generation.request import Request, check_base
+from cones_registry.generation.schedulers import fresh_scheduler
+from cones_registry.generation.view import PlannedModel, pipeline_view
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cones_registry.base_model import BaseModel
+
+# What a request says itself; the stock pipeline must not hear it a second time.
+_RESERVED = frozenset(
+    {
+        "cross_attention_kwargs",
+        "generator",
+        "latents",
+        "negative_prompt",
+        "negative_prompt_embeds",
+        "num_images_per_prompt",
+        "output_type",
+        "prompt",
+        "prompt_embeds",
+        "return_dict",
+    }
+)
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all pictures of one batch share. See ``Generator.generate``."""
+
+    steps: int
+    guidance_scale: float
+    height: int | None
+    width: int | None
+    scheduler: Any
+    mask_unconditional: bool
+    include_padding: bool
+    on_step: Callable[..., dict[str, Any]] | None
+    progress: bool
+    pipeline_arguments: dict[str, Any]
+
+
+class Generator:
+    """Draws requests with one base model. Safe to share between threads."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: Any = None,
+        batch_size: int | None = None,
+        mask_unconditional: bool = True,
+        include_padding: bool = False,
+        on_step: Callable[..., dict[str, Any]] | None = None,
+        progress: bool = False,
+        **pipeline_arguments: Any,
+    ) -> list[Image]:
+        """Draw all requests, in one batch unless told otherwise; pictures in the requests' order.
+
+        steps: denoising steps. guidance_scale: classifier-free guidance; 1 or less turns it off.
+        height, width: pixels; by default the model's own size.
+        scheduler: None (the pipeline's), a name such as ``"dpm"``, a diffusers class or instance.
+        batch_size: pictures drawn at a time (None: all). Any mix of masks fits in one batch.
+        mask_unconditional: masks act on the unconditional branch too, as in the paper, where the
+            whole model is masked; False keeps that branch the plain model.
+        include_padding: masks of scope ``subject`` act on the rows after the prompt as well.
+        on_step: diffusers' ``callback_on_step_end(pipeline, step, timestep, tensors) -> tensors``.
+        progress: show a bar over steps.
+        pipeline_arguments: given to the stock pipeline as they are (``eta``, ``clip_skip`` …).
+
+        Without a mask the picture is the stock pipeline's for the same seed.
+        Raises BaseModelMismatchError before any work if a mask was made for another model,
+        NotFoundError if a prompt does not name a subject, UsageError for wrong settings.
+        """
+        return list(
+            self.stream(
+                requests,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                height=height,
+                width=width,
+                scheduler=scheduler,
+                batch_size=batch_size,
+                mask_unconditional=mask_unconditional,
+                include_padding=include_padding,
+                on_step=on_step,
+                progress=progress,
+                **pipeline_arguments,
+            )
+        )
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: Any = None,
+        batch_size: int | None = None,
+        mask_unconditional: bool = True,
+        include_padding: bool = False,
+        on_step: Callable[..., dict[str, Any]] | None = None,
+        progress: bool = False,
+        **pipeline_arguments: Any,
+    ) -> Iterator[Image]:
+        """As ``generate``, but yields the pictures of each batch as it is done, in order.
+
+        Everything is checked when this is called, before the first batch.
+        """
+        settings = Settings(
+            steps=steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            scheduler=scheduler,
+            mask_unconditional=mask_unconditional,
+            include_padding=include_padding,
+            on_step=on_step,
+            progress=progress,
+            pipeline_arguments=pipeline_arguments,
+        )
+        _check_settings(settings, batch_size)
+        requests = list(requests)
+        for request in requests:
+            check_base(request, self.base)
+        rows = row_count(self.base, pipeline_arguments.get("max_sequence_length"))
+        planned = [
+            branches(
+                request,
+                self.base,
+                rows=rows,
+                mask_unconditional=mask_unconditional,
+                include_padding=include_padding,
+            )
+            for request in requests
+        ]
+        fresh_scheduler(self.base.pipeline.scheduler, scheduler)
+        return self._batches(requests, planned, settings, batch_size or max(len(requests), 1))
+
+    def _batches(
+        self,
+        requests: list[Request],
+        planned: list[Branches],
+        settings: Settings,
+        batch_size: int,
+    ) -> Iterator[Image]:
+        reason = unservable_reason(self.base.denoiser)
+        if reason is not None:
+            _LOGGER.warning(
+                "K/V rows are not served here (%s): one mask at a time, in place", reason
+            )
+            yield from self._in_place(requests, planned, settings)
+            return
+        install(self.base.denoiser)
+        for start in range(0, len(requests), batch_size):
+            chunk = slice(start, start + batch_size)
+            yield from self._batch(requests[chunk], planned[chunk], settings)
+
+    def _batch(
+        self, requests: list[Request], planned: list[Branches], settings: Settings
+    ) -> list[Image]:
+        """One batch; split in two where an empty negative prompt has embeddings of its own."""
+        pictures: dict[int, Image] = {}
+        for group in _uniform_negatives(requests, self.base.pipeline):
+            denoiser = PlannedModel(self.base.denoiser, [planned[number] for number in group])
+            chosen = [requests[number] for number in group]
+            pictures.update(zip(group, self._draw(denoiser, chosen, settings), strict=True))
+        return [pictures[number] for number in range(len(requests))]
+
+    def _in_place(
+        self, requests: list[Request], planned: list[Branches], settings: Settings
+    ) -> Iterator[Image]:
+        for request, plan in zip(requests, planned, strict=True):
+            masks = [part.mask for part in plan.conditional.parts]
+            if any(part.rows is not None for part in plan.conditional.parts) or (
+                masks and not settings.mask_unconditional
+            ):
+                raise UsageError(
+                    f"{self.base.source!r} cannot be served K/V rows "
+                    f"({unservable_reason(self.base.denoiser)}), so a mask acts on every row of "
+                    "both branches there. Use scope 'prompt' and mask_unconditional=True"
+                )
+            with self.base.lock:
+                context: AbstractContextManager[Any] = nullcontext()
+                if masks:
+                    merged = masks[0]
+                    for mask in masks[1:]:
+                        merged = merged | mask
+                    context = shut(self.base.denoiser, merged)
+                with context:
+                    picture = self._draw(self.base.denoiser, [request], settings)
+            yield from picture
+
+    def _draw(self, denoiser: Any, requests: list[Request], settings: Settings) -> list[Image]:
+        base = self.base
+        scheduler = fresh_scheduler(base.pipeline.scheduler, settings.scheduler)
+        view = pipeline_view(base, denoiser, scheduler, progress=settings.progress)
+        negatives = [request.negative_prompt for request in requests]
+        arguments = {
+            "prompt": [request.prompt for request in requests],
+            "num_inference_steps": settings.steps,
+            "guidance_scale": settings.guidance_scale,
+            "height": settings.height,
+            "width": settings.width,
+            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
+            "output_type": "pil",
+            **_family_arguments(view, settings),
+            **settings.pipeline_arguments,
+        }
+        if any(negatives):
+            arguments["negative_prompt"] = negatives
+        # A half-precision autoencoder that upcasts itself while decoding changes shared weights.
+        exclusive = base.lock if _upcasts_autoencoder(view) else nullcontext()
+        with exclusive:
+            images: list[Image] = view(**arguments).images
+        return images
+
+
+def _check_settings(settings: Settings, batch_size: int | None) -> None:
+    if settings.steps < 1:
+        raise UsageError(f"steps={settings.steps}, expected at least 1")
+    if not 0 <= settings.guidance_scale < 1000:
+        raise UsageError(f"guidance_scale={settings.guidance_scale}, expected 0 … 1000")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}, expected at least 1")
+    reserved = sorted(_RESERVED & set(settings.pipeline_arguments))
+    if reserved:
+        raise UsageError(f"{reserved[0]!r} cannot be given for a batch. Say it in each Request")
+    for name, size in (("height", settings.height), ("width", settings.width)):
+        if size is not None and size < 1:
+            raise UsageError(f"{name}={size} pixels, expected at least 1")
+
+
+def _uniform_negatives(requests: list[Request], pipeline: Any) -> list[list[int]]:
+    """Request numbers in groups that may share a call of the stock pipeline.
+
+    SDXL takes zeros for "no negative prompt" and the encoding of "" for an empty one beside others:
+    in one call a request would be drawn differently because of its neighbours.
+    """
+    numbers = list(range(len(requests)))
+    if not getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
+        return [numbers]
+    groups = [
+        [number for number in numbers if bool(requests[number].negative_prompt) is negative]
+        for negative in (False, True)
+    ]
+    return [group for group in groups if group]
+
+
+def _family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
+    """Arguments that only some stock pipelines know."""
+    known = inspect.signature(type(view).__call__).parameters
+    arguments: dict[str, Any] = {}
+    if "clean_caption" in known:
+        arguments["clean_caption"] = (
+            False  # else the rows found in the prompt would not be its rows
+        )
+    if "use_resolution_binning" in known and view.transformer.config.sample_size not in (
+        32,
+        64,
+        128,
+    ):
+        arguments["use_resolution_binning"] = False
+    if settings.on_step is not None:
+        if "callback_on_step_end" not in known:
+            raise UsageError(f"{type(view).__name__} has no callback after each step; drop on_step")
+        arguments["callback_on_step_end"] = settings.on_step
+    return arguments
+
+
+def _upcasts_autoencoder(view: Any) -> bool:
+    autoencoder = view.vae
+    return bool(
+        autoencoder.dtype == torch.float16
+        and getattr(autoencoder.config, "force_upcast", False)
+        and hasattr(view, "upcast_vae")
+    )

@@ -1,0 +1,107 @@
+"""A pipeline of one's own around a shared base model: what one call may change is copied."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cones_registry.attention import KVRows, ServedModel, plan_rows, project_rows
+from cones_registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from cones_registry.base_model import BaseModel
+    from cones_registry.generation.parts import Branches
+
+
+class PlannedModel:
+    """A denoiser that computes K/V when it first sees a text, and serves them from then on.
+
+    The stock pipeline calls it like the denoiser. With classifier-free guidance the text comes as
+    [unconditional…, conditional…]; without, conditional alone.
+    """
+
+    def __init__(self, denoiser: Any, requests: Sequence[Branches]) -> None:
+        self._denoiser = denoiser
+        self._requests = requests
+        self._text: torch.Tensor | None = None
+        self._version = -1
+        self._served: ServedModel | None = None
+
+    def __call__(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        text = encoder_hidden_states
+        if self._served is None or text is not self._text or text._version != self._version:
+            self._served = ServedModel(self._denoiser, self._rows(text, kwargs))
+            self._text, self._version = text, text._version
+        return self._served(*args, encoder_hidden_states=text, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def _rows(self, text: torch.Tensor, kwargs: dict[str, Any]) -> KVRows:
+        conditional = [request.conditional for request in self._requests]
+        unconditional = [request.unconditional for request in self._requests]
+        entries = {1: conditional, 2: unconditional + conditional}.get(
+            text.shape[0] // len(conditional), []
+        )
+        if len(entries) != text.shape[0]:
+            raise UsageError(
+                f"the pipeline gave text for {text.shape[0]} pictures where {len(conditional)} "
+                "requests, or twice as many with guidance, were expected"
+            )
+        return project_rows(
+            self._denoiser,
+            text,
+            plan_rows(entries, text.shape[1]),
+            added_cond_kwargs=kwargs.get("added_cond_kwargs"),
+        )
+
+
+class LockedTokenizer:
+    """A tokenizer that one thread uses at a time: padding and truncation are state inside it."""
+
+    def __init__(self, tokenizer: Any, lock: threading.RLock) -> None:
+        self._tokenizer = tokenizer
+        self._lock = lock
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._tokenizer, name)
+        return _locked(value, self._lock) if callable(value) else value
+
+
+def _locked(call: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return call(*args, **kwargs)
+
+    return locked
+
+
+def pipeline_view(base: BaseModel, denoiser: Any, scheduler: Any, *, progress: bool) -> Any:
+    """A shallow copy of the base's pipeline with a denoiser and a scheduler of its own.
+
+    Weights are shared; what a stock pipeline writes while it draws (guidance, timesteps,
+    scheduler state) is the copy's own. progress: show diffusers' bar over steps.
+    """
+    view = copy.copy(base.pipeline)
+    # Past the pipeline's own __setattr__, which would look up the replacement's library.
+    replaced: dict[str, Any] = {base.denoiser_name: denoiser, "scheduler": scheduler}
+    for name in ("tokenizer", "tokenizer_2"):
+        tokenizer = getattr(view, name, None)
+        if tokenizer is not None:
+            replaced[name] = LockedTokenizer(tokenizer, base.lock)
+    view.__dict__.update(replaced)
+    view.set_progress_bar_config(**_progress_settings(view, progress))
+    return view
+
+
+def _progress_settings(view: Any, progress: bool) -> dict[str, Any]:
+    own = dict(getattr(view, "_progress_bar_config", {}))
+    return own | {"disable": not progress, "leave": False}
