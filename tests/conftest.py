@@ -164,3 +164,111 @@ def random_mask() -> Callable[..., "ConceptMask"]:
         )
 
     return make
+
+
+def tiny_stable_diffusion_xl() -> Any:
+    """A StableDiffusionXLPipeline with random weights: two text encoders, added conditioning."""
+    import torch
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+        layers_per_block=1,
+        sample_size=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+        cross_attention_dim=64,
+    )
+    strengthen(unet)
+    tokenizer = clip_tokenizer()
+    config = _text_config(tokenizer, projection_dim=32, hidden_act="gelu")
+    return StableDiffusionXLPipeline(
+        unet=unet,
+        vae=_autoencoder(),
+        text_encoder=CLIPTextModel(config),
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer=tokenizer,
+        tokenizer_2=clip_tokenizer(),
+        scheduler=_scheduler(),
+        add_watermarker=False,
+    )
+
+
+def tiny_pixart() -> Any:
+    """A PixArtAlphaPipeline with random weights: a transformer with biased K/V, T5 text."""
+    import torch
+    from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=32,
+        cross_attention_dim=32,
+        in_channels=4,
+        out_channels=8,
+        attention_bias=True,
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    strengthen(transformer)
+    with torch.no_grad():  # initialised to zero, which would draw the same picture for every text
+        torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    pieces = ["▁" + word for word in dict.fromkeys(WORDS)]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
+    vocabulary += [(piece, -2.0) for piece in pieces] + [(letter, -9.0) for letter in letters]
+    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=TOKEN_COUNT)
+    text_config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(text_config).eval(),
+        vae=_autoencoder(),
+        transformer=transformer,
+        scheduler=_scheduler(),
+    )
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "stable-diffusion": tiny_stable_diffusion,
+    # SD 2.x: linear projections, head width fixed, attention computed in float32, other text states
+    "stable-diffusion-2": lambda: tiny_stable_diffusion(
+        use_linear_projection=True, attention_head_dim=(2, 4), upcast_attention=True
+    ),
+    "text-projection": lambda: tiny_stable_diffusion(
+        encoder_hid_dim=32, encoder_hid_dim_type="text_proj", cross_attention_dim=40
+    ),
+    "stable-diffusion-xl": tiny_stable_diffusion_xl,
+    "pixart": tiny_pixart,
+}
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``family_folder("stable-diffusion-xl")``: a saved tiny pipeline of one of ``FAMILIES``."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("family") / family
+            FAMILIES[family]().save_pretrained(made[family], safe_serialization=True)
+        return made[family]
+
+    return folder
