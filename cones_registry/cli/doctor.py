@@ -34,11 +34,8 @@ def command(session: Session) -> None:
     Ends with the registry's own exit code when one is named and does not answer.
     """
     extras = {
-        name: {
-            "for": purpose,
-            "versions": {package: version_of(package) for package in packages},
-        }
-        for name, (purpose, packages) in EXTRAS.items()
+        name: {package: version_of(package) for package in packages}
+        for name, (_, packages) in EXTRAS.items()
     }
     findings: dict[str, Any] = {
         "python": platform.python_version(),
@@ -61,11 +58,10 @@ def command(session: Session) -> None:
         ("Python", f"{findings['python']} on {findings['system']}"),
         ("core", versions(findings["core"])),
     ]
-    for name, extra in extras.items():
-        missing = [package for package, version in extra["versions"].items() if version is None]
-        found = versions(extra["versions"])
+    for name, found in extras.items():
+        missing = [package for package, version in found.items() if version is None]
         hint = f"missing {', '.join(missing)}: pip install 'cones-registry[{name}]'"
-        rows.append((f"{extra['for']}", hint if missing else found))
+        rows.append((EXTRAS[name][0], hint if missing else versions(found)))
     rows.append(("devices", ", ".join(findings["devices"]) or "none: torch is not installed"))
     if "registry" in findings:
         answer = findings["registry"]

@@ -41,9 +41,10 @@ class Session:
 
     def open(self, *, read_only: bool = False) -> Registry:
         """The registry, opened; its errors (not found, store unavailable) go to the user."""
+        url = self.url()
         from cones_registry.registry import Registry
 
-        return Registry.open(self.url(), read_only=read_only, **self.storage_options)
+        return Registry.open(url, read_only=read_only, **self.storage_options)
 
     def add_storage_option(self, text: str) -> None:
         """Take `KEY=VALUE`; a VALUE that reads as JSON (true, 3, {"a": 1}) is that, else text."""

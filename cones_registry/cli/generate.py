@@ -1,0 +1,97 @@
+"""`cones generate`: pictures of a prompt with any concepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .session import Session
+from .verb import verb
+
+
+@verb()
+@click.argument("prompt")
+@click.option(
+    "-c", "--concept", "refs", multiple=True, metavar="REF", help="A concept to draw; repeatable."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("picture.png"),
+    show_default=True,
+    help="Where the picture goes; with --count, picture-1.png and so on.",
+)
+@click.option(
+    "--base", "source", metavar="MODEL", help="Folder, hub id or `demo`; else the concepts'."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Pictures, each with the next seed.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Denoising steps.")
+@click.option("--guidance", type=float, default=None, help="Classifier-free guidance; 1 is none.")
+@click.option("--negative", default="", metavar="PROMPT", help="What to move away from.")
+@click.option(
+    "--size", type=(int, int), default=(None, None), metavar="WIDTH HEIGHT", help="In pixels."
+)
+@click.option("--scheduler", help="As dpm, ddim, euler; else the base model's own.")
+@click.option("--device", default="auto", show_default=True)
+def command(
+    session: Session,
+    prompt: str,
+    refs: tuple[str, ...],
+    out: Path,
+    source: str | None,
+    seed: int,
+    count: int,
+    steps: int | None,
+    guidance: float | None,
+    negative: str,
+    size: tuple[int | None, int | None],
+    scheduler: str | None,
+    device: str,
+) -> None:
+    """Draw PROMPT with the concepts that are named, on their unchanged base model.
+
+    The PROMPT names each concept by the words it was learnt with (`cones show REF` tells them).
+
+    \b
+    cones generate "a photo of V1 circle on grass" -c alice/circle --seed 7 -o circle.png
+    """
+    composition = session.open(read_only=True).resolve(*refs) if refs else None
+    from cones_registry.base_model import BaseModel
+    from cones_registry.generation import Generator, Request
+
+    base = BaseModel.load(source or base_source(session, composition), device=device)
+    requests = [
+        Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
+        for number in range(count)
+    ]
+    chosen = {"steps": steps, "guidance_scale": guidance}
+    settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    with session.output.progress("drawing") as progress:
+
+        def on_step(pipeline: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            progress.update(step + 1, pipeline.num_timesteps)
+            return tensors
+
+        pictures = Generator(base).generate(
+            requests,
+            width=size[0],
+            height=size[1],
+            scheduler=scheduler,
+            on_step=on_step,
+            **settings,
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures, start=1):
+        path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
+        picture.save(path)
+        session.output.line(str(path))
