@@ -107,6 +107,10 @@ def unservable_reason(unet: Any) -> str | None:
     for block in cross_attentions(module):
         if getattr(block.module, "added_kv_proj_dim", None) is not None:
             return f"{block.path} joins text K/V with K/V of the picture"
+        if not hasattr(block.module, "to_k") or getattr(block.module.to_k, "weight", None) is None:
+            return f"{block.path} has no plain to_k projection"
+        if block.module.to_k.weight.is_meta:
+            return f"{block.path} has its weights offloaded (use model offload, or none)"
         if getattr(block.module, "fused_projections", False):
             return f"{block.path} has fused K/V projections (undo with unfuse_qkv_projections())"
         processor = getattr(block.module, "processor", None)

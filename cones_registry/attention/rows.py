@@ -93,7 +93,10 @@ def project_rows(
         )
     states = text_states(unet, embeddings, added_cond_kwargs)
     flat = [_flatten(edit, states) for edit in edits]
-    tensors = {block.path: _project_block(block, states, flat) for block in cross_attentions(unet)}
+    whole = _cover_all(flat, states.shape[0] * states.shape[1])
+    tensors = {
+        block.path: _project_block(block, states, flat, whole) for block in cross_attentions(unet)
+    }
     return KVRows(tensors)
 
 
@@ -109,8 +112,18 @@ def _flatten(edit: RowEdit, states: torch.Tensor) -> _FlatEdit:
     return _FlatEdit(edit.weights, index.to(states.device))
 
 
+def _cover_all(edits: Sequence[_FlatEdit], count: int) -> bool:
+    """Whether every one of ``count`` rows belongs to some edit."""
+    covered = torch.zeros(count, dtype=torch.bool)
+    for edit in edits:
+        if edit.index is None:
+            return True
+        covered[edit.index.cpu()] = True
+    return bool(covered.all())
+
+
 def _project_block(
-    block: CrossAttention, states: torch.Tensor, edits: Sequence[_FlatEdit]
+    block: CrossAttention, states: torch.Tensor, edits: Sequence[_FlatEdit], whole: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     attention = block.module
     if getattr(attention, "norm_cross", None):
@@ -121,28 +134,31 @@ def _project_block(
             f"have {states.shape[-1]}. Encode the prompt with this model's own text encoder"
         )
     return (
-        _project(attention.to_k, block.key_name, states, edits),
-        _project(attention.to_v, block.value_name, states, edits),
+        _project(attention.to_k, block.key_name, states, edits, whole),
+        _project(attention.to_v, block.value_name, states, edits, whole),
     )
 
 
 def _project(
-    layer: Any, name: str, states: torch.Tensor, edits: Sequence[_FlatEdit]
+    layer: Any, name: str, states: torch.Tensor, edits: Sequence[_FlatEdit], whole: bool
 ) -> torch.Tensor:
+    """K or V of one layer, [B, T, out]. The plain product is left out where ``whole`` allows it."""
+    home, states = states.device, states.to(layer.weight.device)  # with offloading they differ
+    flat = states.flatten(0, 1)
     projected: torch.Tensor | None = None
-    edited = False
     for edit in edits:
         weight = edit.weights(name, layer.weight)
-        if weight is layer.weight and not edited:
-            continue
-        edited = True
         if edit.index is None:
-            projected = linear(states, weight, layer.bias)
+            projected = linear(flat, weight, layer.bias)
             continue
         if projected is None:
-            projected = layer(states)
-        if edit.index.numel() == 0:
-            continue
-        selected = linear(states.flatten(0, 1)[edit.index], weight, layer.bias)
-        projected = projected.flatten(0, 1).index_copy(0, edit.index, selected).view_as(projected)
-    return layer(states) if projected is None else projected
+            if weight is layer.weight and len(edits) == 1:
+                break
+            projected = (
+                flat.new_empty(len(flat), len(weight)) if whole else layer(states).flatten(0, 1)
+            )
+        index = edit.index.to(flat.device)
+        projected = projected.index_copy(0, index, linear(flat[index], weight, layer.bias))
+    if projected is None:
+        return layer(states).to(home)  # type: ignore[no-any-return]
+    return projected.view(*states.shape[:2], -1).to(home)

@@ -33,8 +33,18 @@ def masked_weight(mask: ConceptMask, name: str, weight: torch.Tensor) -> torch.T
     """
     if mask.count(name) == 0:
         return weight
+    if mask.factors is None and weight.device.type != "cpu":
+        return weight.masked_fill(_members_on(mask, name, weight.device), 0)
     multiplier = torch.from_numpy(mask.multiplier(name))
     return weight * multiplier.to(device=weight.device, dtype=weight.dtype)
+
+
+def _members_on(mask: ConceptMask, name: str, device: torch.device) -> torch.Tensor:
+    """Members of one layer as bool [out, in], unpacked on the device: 1 bit a neuron is sent."""
+    layer = mask.table.layer(name)
+    octets = torch.from_numpy(mask.layer_words(name).view("uint8").copy()).to(device)
+    bits = octets[:, None] >> torch.arange(8, dtype=torch.uint8, device=device) & 1
+    return bits.flatten()[: layer.neuron_count].view(layer.rows, layer.cols).bool()
 
 
 def mask_weights(mask: ConceptMask) -> WeightTransform:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from cones_registry.errors import UsageError
 from cones_registry.generation.parts import Branches, branches, row_count
 from cones_registry.generation.request import Request, check_base
 from cones_registry.generation.schedulers import fresh_scheduler
+from cones_registry.generation.settings import Settings, check_settings, family_arguments
 from cones_registry.generation.view import PlannedModel, pipeline_view
 
 if TYPE_CHECKING:
@@ -24,38 +25,7 @@ if TYPE_CHECKING:
 
     from cones_registry.base_model import BaseModel
 
-# What a request says itself; the stock pipeline must not hear it a second time.
-_RESERVED = frozenset(
-    {
-        "cross_attention_kwargs",
-        "generator",
-        "latents",
-        "negative_prompt",
-        "negative_prompt_embeds",
-        "num_images_per_prompt",
-        "output_type",
-        "prompt",
-        "prompt_embeds",
-        "return_dict",
-    }
-)
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all pictures of one batch share. See ``Generator.generate``."""
-
-    steps: int
-    guidance_scale: float
-    height: int | None
-    width: int | None
-    scheduler: Any
-    mask_unconditional: bool
-    include_padding: bool
-    on_step: Callable[..., dict[str, Any]] | None
-    progress: bool
-    pipeline_arguments: dict[str, Any]
 
 
 class Generator:
@@ -146,7 +116,7 @@ class Generator:
             progress=progress,
             pipeline_arguments=pipeline_arguments,
         )
-        _check_settings(settings, batch_size)
+        check_settings(settings, batch_size)
         requests = list(requests)
         for request in requests:
             check_base(request, self.base)
@@ -162,6 +132,11 @@ class Generator:
             for request in requests
         ]
         fresh_scheduler(self.base.pipeline.scheduler, scheduler)
+        reason = unservable_reason(self.base.denoiser)
+        if reason is not None:
+            _check_in_place(self.base, planned, settings, reason)
+            _LOGGER.warning("K/V rows are not served (%s): one mask at a time, in place", reason)
+            return self._in_place(requests, planned, settings)
         return self._batches(requests, planned, settings, batch_size or max(len(requests), 1))
 
     def _batches(
@@ -199,21 +174,10 @@ class Generator:
     ) -> Iterator[Image]:
         for request, plan in zip(requests, planned, strict=True):
             masks = [part.mask for part in plan.conditional.parts]
-            if any(part.rows is not None for part in plan.conditional.parts) or (
-                masks and not settings.mask_unconditional
-            ):
-                raise UsageError(
-                    f"{self.base.source!r} cannot be served K/V rows "
-                    f"({unservable_reason(self.base.denoiser)}), so a mask acts on every row of "
-                    "both branches there. Use scope 'prompt' and mask_unconditional=True"
-                )
             with self.base.lock:
                 context: AbstractContextManager[Any] = nullcontext()
                 if masks:
-                    merged = masks[0]
-                    for mask in masks[1:]:
-                        merged = merged | mask
-                    context = shut(self.base.denoiser, merged)
+                    context = shut(self.base.denoiser, reduce(or_, masks))
                 with context:
                     picture = self._draw(self.base.denoiser, [request], settings)
             yield from picture
@@ -231,7 +195,7 @@ class Generator:
             "width": settings.width,
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
             "output_type": "pil",
-            **_family_arguments(view, settings),
+            **family_arguments(view, settings),
             **settings.pipeline_arguments,
         }
         if any(negatives):
@@ -243,19 +207,16 @@ class Generator:
         return images
 
 
-def _check_settings(settings: Settings, batch_size: int | None) -> None:
-    if settings.steps < 1:
-        raise UsageError(f"steps={settings.steps}, expected at least 1")
-    if not 0 <= settings.guidance_scale < 1000:
-        raise UsageError(f"guidance_scale={settings.guidance_scale}, expected 0 … 1000")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}, expected at least 1")
-    reserved = sorted(_RESERVED & set(settings.pipeline_arguments))
-    if reserved:
-        raise UsageError(f"{reserved[0]!r} cannot be given for a batch. Say it in each Request")
-    for name, size in (("height", settings.height), ("width", settings.width)):
-        if size is not None and size < 1:
-            raise UsageError(f"{name}={size} pixels, expected at least 1")
+def _check_in_place(
+    base: BaseModel, planned: list[Branches], settings: Settings, reason: str
+) -> None:
+    """Raise UsageError where shutting in place cannot do what a request asks for."""
+    parts = [part for plan in planned for part in plan.conditional.parts]
+    if any(part.rows is not None for part in parts) or (parts and not settings.mask_unconditional):
+        raise UsageError(
+            f"{base.source!r} cannot be served K/V rows ({reason}), so a mask acts on every row of "
+            "both branches there. Use scope 'prompt' and mask_unconditional=True"
+        )
 
 
 def _uniform_negatives(requests: list[Request], pipeline: Any) -> list[list[int]]:
@@ -272,27 +233,6 @@ def _uniform_negatives(requests: list[Request], pipeline: Any) -> list[list[int]
         for negative in (False, True)
     ]
     return [group for group in groups if group]
-
-
-def _family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
-    """Arguments that only some stock pipelines know."""
-    known = inspect.signature(type(view).__call__).parameters
-    arguments: dict[str, Any] = {}
-    if "clean_caption" in known:
-        arguments["clean_caption"] = (
-            False  # else the rows found in the prompt would not be its rows
-        )
-    if "use_resolution_binning" in known and view.transformer.config.sample_size not in (
-        32,
-        64,
-        128,
-    ):
-        arguments["use_resolution_binning"] = False
-    if settings.on_step is not None:
-        if "callback_on_step_end" not in known:
-            raise UsageError(f"{type(view).__name__} has no callback after each step; drop on_step")
-        arguments["callback_on_step_end"] = settings.on_step
-    return arguments
 
 
 def _upcasts_autoencoder(view: Any) -> bool:
