@@ -1,0 +1,181 @@
+"""Masks as bytes: one Parquet file a mask, readable by any Parquet reader (schema/mask.md)."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cones_registry import bitmap
+from cones_registry.codec.container import Container, write_container
+from cones_registry.codec.footer import FORMAT, Footer
+from cones_registry.codec.gap8 import Gap8
+from cones_registry.codec.layout import Layout
+from cones_registry.codec.plain import Plain
+from cones_registry.digest import quote
+from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavailableError, UsageError
+from cones_registry.mask import ConceptMask
+
+__all__ = [
+    "FORMAT",
+    "LAYOUTS",
+    "decode",
+    "decode_layer",
+    "encode",
+    "load_file",
+    "read_counts",
+    "read_footer",
+    "save_file",
+]
+
+LAYOUTS: Final[dict[str, Layout]] = {layout.name: layout for layout in (Gap8(), Plain())}
+"""Name -> layout, in the order in which `encode` tries them."""
+SMALLEST: Final = "smallest"
+
+
+def encode(
+    mask: ConceptMask, *, layout: str = SMALLEST, footer: Mapping[str, Any] | None = None
+) -> bytes:
+    """Write a mask as the bytes of a Parquet file.
+
+    Args:
+        mask: the mask.
+        layout: "gap8", "plain", or "smallest": whichever takes fewest bytes for this mask.
+        footer: JSON object kept in the file's footer under `concept`, for whoever finds the file
+            alone.
+
+    Raises:
+        UsageError: an unknown layout, or a footer that is not JSON.
+    """
+    if layout == SMALLEST:
+        return min((_encode(mask, each, footer) for each in LAYOUTS.values()), key=len)
+    if layout not in LAYOUTS:
+        raise UsageError(
+            f"no layout {quote(layout)}; choose {SMALLEST} or one of {', '.join(LAYOUTS)}"
+        )
+    return _encode(mask, LAYOUTS[layout], footer)
+
+
+def decode(data: bytes | bytearray | memoryview, *, verify: bool = True) -> ConceptMask:
+    """Read a mask from the bytes of a file.
+
+    Args:
+        data: the whole file.
+        verify: compare the mask with the digest in the footer. Skip it only where all bytes were
+            checked against a digest before; bounds and page checksums are always checked.
+
+    Raises:
+        CorruptDataError: damaged or hostile bytes, an unknown layout, or a newer format.
+    """
+    container = Container(data)
+    layout = _layout(container)
+    mask = layout.decode(container, layout.contents(container))
+    if verify and mask.digest != container.footer.mask_digest:
+        raise CorruptDataError(
+            f"the file holds mask {mask.digest}, but its footer says "
+            f"{container.footer.mask_digest}. Fetch it again"
+        )
+    return mask
+
+
+def read_footer(data: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """What a file says about itself, without reading its columns; raises as `decode` does."""
+    container = Container(data)
+    _layout(container)
+    return container.footer.to_json()
+
+
+def read_counts(data: bytes | bytearray | memoryview) -> dict[str, int]:
+    """Members of each layer, without decoding any; raises as `decode` does."""
+    container = Container(data)
+    contents = _layout(container).contents(container)
+    return dict(zip(contents.table.names, contents.counts.tolist(), strict=True))
+
+
+def decode_layer(data: bytes | bytearray | memoryview, layer: str) -> npt.NDArray[np.int32]:
+    """Indices of the members of one layer, int32 [n], without decoding the other layers.
+
+    Raises:
+        CorruptDataError: as `decode`.
+        NotFoundError: the file has no such layer.
+    """
+    container = Container(data)
+    layout = _layout(container)
+    contents = layout.contents(container)
+    words = layout.decode_layer(container, contents, contents.table.position(layer))
+    return bitmap.unpack_positions(words).astype(np.int32)
+
+
+def save_file(
+    mask: ConceptMask,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = SMALLEST,
+    footer: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a mask to `path`, whole or not at all; arguments as `encode`.
+
+    Raises:
+        NotFoundError: the folder does not exist.
+        StoreUnavailableError: the disk refused.
+    """
+    target = Path(path)
+    data = encode(mask, layout=layout, footer=footer)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no folder {str(target.parent)!r}. Create it first") from error
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_file(path: str | os.PathLike[str]) -> ConceptMask:
+    """Read a mask from `path`.
+
+    Raises:
+        NotFoundError: no such file.
+        StoreUnavailableError: the disk refused.
+        CorruptDataError: as `decode`.
+    """
+    source = Path(path)
+    try:
+        data = source.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no file {str(source)!r}") from error
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot read {str(source)!r}: {error.strerror}") from error
+    try:
+        return decode(data)
+    except CorruptDataError as error:
+        raise CorruptDataError(f"{str(source)!r}: {error}") from error
+
+
+def _encode(mask: ConceptMask, layout: Layout, concept: Mapping[str, Any] | None) -> bytes:
+    footer = Footer(
+        layout=layout.name,
+        precision=mask.precision,
+        layer_table_digest=mask.table.digest,
+        mask_digest=mask.digest,
+        table_neuron_count=mask.table.neuron_count,
+        neuron_count=len(mask),
+        layer_table=layout.layer_table(mask),
+        concept=concept,
+    )
+    return write_container(layout.columns(mask), footer)
+
+
+def _layout(container: Container) -> Layout:
+    name = container.footer.layout
+    if name not in LAYOUTS:
+        raise CorruptDataError(
+            f"this file's layout is {quote(name)}; this version reads {', '.join(LAYOUTS)}. "
+            "Upgrade cones-registry"
+        )
+    return LAYOUTS[name]

@@ -1,0 +1,164 @@
+"""Layout `gap8`: one row a layer, one byte a member."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cones_registry.bitmap import Words
+from cones_registry.codec.container import Cells, Column, Container, binary_column, texts
+from cones_registry.codec.gaps import (
+    MAX_SHIFT,
+    Gaps,
+    best_shift,
+    decode_gaps,
+    encode_gaps,
+    set_bits,
+)
+from cones_registry.codec.layout import (
+    Contents,
+    factor_columns,
+    layer_columns,
+    make_mask,
+    read_factor_columns,
+    read_layer_columns,
+)
+from cones_registry.digest import quote
+from cones_registry.errors import CorruptDataError
+from cones_registry.layers import Layer, LayerTable
+from cones_registry.mask import ConceptMask
+
+_GAPS: Final = "gap8"
+_BITMAP: Final = "bitmap"
+_SHIFTS: Final = frozenset(str(shift) for shift in range(1, MAX_SHIFT + 1))
+
+
+@dataclass(frozen=True)
+class Gap8:
+    """Columns `layer, rows, cols, n, encoding, gaps`, and `low` where a shift pays.
+
+    `encoding` says for each layer what its cell of `gaps` holds: "gap8" (see `gaps.py`); "gap8:3",
+    the same with a shift of 3, whose low bits are in `low`; or "bitmap", the packed bits
+    themselves, where gaps would take more bytes than those.
+    """
+
+    name: ClassVar[str] = "gap8"
+
+    def columns(self, mask: ConceptMask) -> dict[str, Column]:
+        """The columns of a file that holds `mask`."""
+        encodings, cells, lows = [], [], []
+        for layer in mask.table.layers:
+            count = mask.count(layer.name)
+            gaps = encode_gaps(mask.indices(layer.name), best_shift(count, layer.neuron_count))
+            if len(gaps.data) > _bitmap_bytes(layer):
+                words = mask.layer_words(layer.name).astype("<u8", copy=False)
+                encodings.append(_BITMAP)
+                cells.append(words.view(np.uint8)[: _bitmap_bytes(layer)].tobytes())
+                lows.append(b"")
+            else:
+                encodings.append(f"{_GAPS}:{gaps.shift}" if gaps.shift else _GAPS)
+                cells.append(gaps.data.tobytes())
+                lows.append(gaps.low.tobytes())
+        columns = layer_columns(mask)
+        columns["encoding"] = Column(pa.array(encodings, pa.string()))
+        if any(lows):
+            columns["low"] = binary_column(lows, compressed=False)
+        columns["gaps"] = binary_column(cells, extra_bytes=_all_bitmaps(mask.table))
+        return columns | factor_columns(mask)
+
+    def layer_table(self, mask: ConceptMask) -> list[Any] | None:
+        """None: the columns say it."""
+        return None
+
+    def contents(self, container: Container) -> Contents:
+        """The table and the counts of a file, without decoding any member."""
+        return read_layer_columns(container)
+
+    def decode(self, container: Container, contents: Contents) -> ConceptMask:
+        """The whole mask."""
+        rows = _Rows(container, contents)
+        table = contents.table
+        packed = np.zeros(table.word_count * 8, dtype=np.uint8)
+        for position, start in enumerate(table.word_starts):
+            rows.decode_into(packed[start * 8 :], position)
+        words = packed.view("<u8").astype(np.uint64, copy=False)
+        return make_mask(container, contents, words, read_factor_columns(container, contents))
+
+    def decode_layer(self, container: Container, contents: Contents, position: int) -> Words:
+        """Packed bits of one layer, without decoding the others."""
+        packed = np.zeros(contents.table.layers[position].word_count * 8, dtype=np.uint8)
+        _Rows(container, contents).decode_into(packed, position)
+        return packed.view("<u8").astype(np.uint64, copy=False)
+
+
+class _Rows:
+    """The cells of one file."""
+
+    def __init__(self, container: Container, contents: Contents) -> None:
+        self._contents = contents
+        limit = container.largest_page
+        container.check({"encoding": "string"}, largest_page=limit)
+        # `Gap8.columns` never writes a cell larger than the layer's bitmap.
+        container.check({"gaps": "binary"}, largest_page=limit + _all_bitmaps(contents.table))
+        names = ["encoding", "gaps"]
+        if "low" in container:
+            container.check({"low": "binary"}, largest_page=limit)
+            names.append("low")
+        columns = container.read(names)
+        self._encodings = texts(columns["encoding"])
+        self._gaps = Cells(columns["gaps"])
+        self._lows = Cells(columns["low"]) if "low" in columns else None
+
+    def decode_into(self, packed: npt.NDArray[np.uint8], position: int) -> None:
+        """Set the bits of one layer in `packed`, which starts with it and is zero there."""
+        layer = self._contents.table.layers[position]
+        count = int(self._contents.counts[position])
+        encoding, cell = self._encodings[position], self._gaps[position]
+        low = cell[:0] if self._lows is None else self._lows[position]
+        try:
+            if encoding == _BITMAP:
+                _copy_bitmap(packed, cell, layer, count)
+                return
+            gaps = Gaps(cell, low, _parse_shift(encoding), count)
+            for positions in decode_gaps(gaps, layer.neuron_count):
+                set_bits(packed, positions)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
+
+
+def _parse_shift(encoding: str) -> int:
+    name, colon, shift = encoding.partition(":")
+    if name == _GAPS and (not colon or shift in _SHIFTS):
+        return int(shift or 0)
+    raise CorruptDataError(
+        f"unknown encoding {quote(encoding)}; this version reads {_BITMAP!r}, {_GAPS!r} and "
+        f"'{_GAPS}:1' to '{_GAPS}:{MAX_SHIFT}'. Upgrade cones-registry"
+    )
+
+
+def _all_bitmaps(table: LayerTable) -> int:
+    """Bytes of the packed bits of all layers, and of the lengths a reader keeps beside them."""
+    return sum(_bitmap_bytes(layer) + 8 for layer in table.layers)
+
+
+def _bitmap_bytes(layer: Layer) -> int:
+    return -(-layer.neuron_count // 8)
+
+
+def _copy_bitmap(
+    packed: npt.NDArray[np.uint8], cell: npt.NDArray[np.uint8], layer: Layer, count: int
+) -> None:
+    if len(cell) != _bitmap_bytes(layer):
+        raise CorruptDataError(
+            f"the bitmap takes {len(cell)} bytes; {layer.neuron_count} neurons "
+            f"need {_bitmap_bytes(layer)}"
+        )
+    used = layer.neuron_count % 8
+    if used and int(cell[-1]) >> used:
+        raise CorruptDataError("the bitmap has bits set beyond the last neuron")
+    found = int(np.bitwise_count(cell).sum(dtype=np.int64))
+    if found != count:
+        raise CorruptDataError(f"the bitmap holds {found} members; the row says {count}")
+    packed[: len(cell)] = cell

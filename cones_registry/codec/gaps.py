@@ -1,0 +1,115 @@
+"""Gaps: a sorted set of positions as one byte each.
+
+Byte b < 255 stands for a position, b positions skipped since the one before; 255 skips 255
+positions and stands for none. With a shift s a byte counts steps of 2**s, and the low s bits of
+every gap are kept apart, bit-packed, LSB first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cones_registry.errors import CorruptDataError
+
+Bytes = npt.NDArray[np.uint8]
+
+ESCAPE: Final = 255
+MAX_SHIFT: Final = 24
+_CHUNK: Final = 1 << 15
+"""Bytes decoded at a time: the working arrays of one chunk stay in the cache."""
+_LARGEST_MEAN: Final = 160
+"""Mean gap above which a shift pays (measured: best at a shifted mean of 80 to 160)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Encoded positions: gap bytes, packed low bits, the shift, and the number of positions."""
+
+    data: Bytes
+    low: Bytes
+    shift: int
+    count: int
+
+
+def best_shift(count: int, bit_count: int) -> int:
+    """The shift that codes `count` positions in `bit_count` smallest, if they are spread evenly."""
+    shift = 0
+    while count and shift < MAX_SHIFT and bit_count > (count << shift) * _LARGEST_MEAN:
+        shift += 1
+    return shift
+
+
+def encode_gaps(positions: npt.NDArray[np.integer[Any]], shift: int = 0) -> Gaps:
+    """Gaps of strictly increasing positions."""
+    gaps = np.diff(positions, prepend=-1) - 1
+    high = gaps >> shift
+    escapes = high // ESCAPE
+    ends = np.cumsum(escapes + 1) - 1
+    data = np.full(int(ends[-1]) + 1 if len(ends) else 0, ESCAPE, dtype=np.uint8)
+    data[ends] = high % ESCAPE
+    return Gaps(data, _pack_low(gaps & ((1 << shift) - 1), shift), shift, len(positions))
+
+
+def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions, strictly increasing in [0, bit_count), a chunk at a time.
+
+    Raises:
+        CorruptDataError: a position of `bit_count` or beyond, more or fewer positions than
+            `gaps.count`, or a skip at the end that leads nowhere.
+    """
+    low = _unpack_low(gaps)
+    data, previous, done = gaps.data, -1, 0
+    if len(data) and data[-1] == ESCAPE:
+        raise CorruptDataError("the gaps end with a skip that leads to no index")
+    for start in range(0, len(data), _CHUNK):
+        chunk = data[start : start + _CHUNK]
+        live = chunk != ESCAPE
+        if gaps.shift == 0:
+            # In uint8 on purpose: 254 + 1 and 255 + 0 both fit.
+            reached = np.cumsum(chunk + live, dtype=np.int64)
+        else:
+            count = int(np.count_nonzero(live))
+            if done + count > gaps.count:
+                raise CorruptDataError(f"the gaps hold more than {gaps.count} indices")
+            steps = chunk.astype(np.int64) << gaps.shift
+            steps[live] += low[done : done + count] + 1
+            reached = np.cumsum(steps)
+        reached += previous
+        previous = int(reached[-1])
+        if previous >= bit_count:
+            raise CorruptDataError(
+                f"the gaps lead to index {previous}; indices run from 0 to {bit_count - 1}"
+            )
+        positions = reached[live]
+        done += len(positions)
+        yield positions
+    if done != gaps.count:
+        raise CorruptDataError(f"the gaps hold {done} indices; the row says {gaps.count}")
+
+
+def set_bits(target: Bytes, positions: npt.NDArray[np.int64]) -> None:
+    """Set the bits at distinct `positions` in a zeroed bitmap of bytes, LSB first."""
+    bits = np.left_shift(np.uint8(1), positions.astype(np.uint8) & 7)
+    # Distinct bits: adding is or-ing, and `add.at` is the one with a fast loop.
+    np.add.at(target, positions >> 3, bits)
+
+
+def _pack_low(values: npt.NDArray[np.integer[Any]], shift: int) -> Bytes:
+    planes = (values[:, None] >> np.arange(shift)) & 1
+    return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def _unpack_low(gaps: Gaps) -> npt.NDArray[np.int64]:
+    bit_count = gaps.count * gaps.shift
+    if len(gaps.low) != -(-bit_count // 8):
+        raise CorruptDataError(
+            f"the low bits take {len(gaps.low)} bytes; {gaps.count} indices "
+            f"of {gaps.shift} low bits need {-(-bit_count // 8)}"
+        )
+    if not bit_count:
+        return np.empty(0, dtype=np.int64)
+    planes = np.unpackbits(gaps.low, count=bit_count, bitorder="little").reshape(-1, gaps.shift)
+    return planes @ (np.int64(1) << np.arange(gaps.shift))

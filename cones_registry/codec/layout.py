@@ -1,0 +1,160 @@
+"""What every layout can do, and the columns that layouts of one row a layer share."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cones_registry.bitmap import Words
+from cones_registry.codec.container import (
+    Cells,
+    Column,
+    Container,
+    binary_column,
+    integers,
+    texts,
+)
+from cones_registry.codec.footer import Footer
+from cones_registry.codec.planes import decode_factors, encode_factors, plane_names
+from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.layers import MAX_LAYERS, LayerTable
+from cones_registry.mask import ConceptMask
+
+
+class Layout(Protocol):
+    """One way to write the members of a mask. Values of the frozen layout classes are stateless."""
+
+    @property
+    def name(self) -> str:
+        """What the footer calls it."""
+        ...
+
+    def columns(self, mask: ConceptMask) -> dict[str, Column]:
+        """The columns of a file that holds `mask`."""
+        ...
+
+    def layer_table(self, mask: ConceptMask) -> list[Any] | None:
+        """`[[name, rows, cols, members], …]` for the footer, if no column says it."""
+        ...
+
+    def contents(self, container: Container) -> "Contents":
+        """The table and the counts of a file, without decoding any member."""
+        ...
+
+    def decode(self, container: Container, contents: "Contents") -> ConceptMask:
+        """The whole mask."""
+        ...
+
+    def decode_layer(self, container: Container, contents: "Contents", position: int) -> Words:
+        """Packed bits of one layer, without decoding the others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The layer table of a file and the members of each layer, int64 [layers]."""
+
+    table: LayerTable
+    counts: npt.NDArray[np.int64]
+
+
+_LAYER_COLUMNS: Final = {"layer": "string", "rows": "int32", "cols": "int32", "n": "int32"}
+
+
+def layer_columns(mask: ConceptMask) -> dict[str, Column]:
+    """Columns `layer`, `rows`, `cols`, `n` of a file with one row a layer."""
+    layers = mask.table.layers
+    return {
+        "layer": Column(pa.array(mask.table.names, pa.string())),
+        "rows": Column(pa.array([layer.rows for layer in layers], pa.int32())),
+        "cols": Column(pa.array([layer.cols for layer in layers], pa.int32())),
+        "n": Column(pa.array(mask.counts.astype(np.int32))),
+    }
+
+
+def read_layer_columns(container: Container) -> Contents:
+    """Inverse of `layer_columns`, checked against the footer."""
+    if not 0 < container.row_count <= MAX_LAYERS:
+        raise CorruptDataError(
+            f"the file has {container.row_count} rows, one for each layer; "
+            f"expected 1 to {MAX_LAYERS}"
+        )
+    container.check(_LAYER_COLUMNS, largest_page=container.largest_page)
+    columns = container.read(tuple(_LAYER_COLUMNS))
+    rows, cols = integers(columns["rows"]).tolist(), integers(columns["cols"]).tolist()
+    entries = tuple(zip(texts(columns["layer"]), rows, cols, strict=True))
+    return check_contents(entries, integers(columns["n"]), container.footer)
+
+
+def check_contents(
+    entries: tuple[tuple[Any, ...], ...], counts: npt.NDArray[Any], footer: Footer
+) -> Contents:
+    """Table and counts, if they agree with each other and with the footer."""
+    table = _table(entries)
+    if table.digest != footer.layer_table_digest or table.neuron_count != footer.table_neuron_count:
+        raise CorruptDataError("the layer table is not the one that the footer names")
+    counts = counts.astype(np.int64)
+    for layer, count in zip(table.layers, counts.tolist(), strict=True):
+        if not 0 <= count <= layer.neuron_count:
+            raise CorruptDataError(
+                f"layer {layer.name!r} claims {count} members of {layer.neuron_count} neurons"
+            )
+    if int(counts.sum()) != footer.neuron_count:
+        raise CorruptDataError(
+            f"the layers hold {int(counts.sum())} members; the footer says {footer.neuron_count}"
+        )
+    return Contents(table, counts)
+
+
+@lru_cache(maxsize=16)
+def _table(entries: tuple[tuple[Any, ...], ...]) -> LayerTable:
+    # Masks of one base model share one table object, so comparing their tables costs nothing.
+    return LayerTable.parse(entries)
+
+
+def make_mask(
+    container: Container,
+    contents: Contents,
+    words: Words,
+    factors: npt.NDArray[Any] | None,
+) -> ConceptMask:
+    """The mask of decoded words and factors, if the factors are what the footer says."""
+    precision = container.footer.precision
+    try:
+        mask = ConceptMask.trusted(contents.table, words, factors, precision)
+    except UsageError as error:
+        raise CorruptDataError(f"bad factors: {error}") from error
+    if mask.precision != precision:
+        raise CorruptDataError(
+            f"the footer says precision {precision!r}, but every factor is 0, as in a binary mask"
+        )
+    return mask
+
+
+def factor_columns(mask: ConceptMask) -> dict[str, Column]:
+    """Factor planes of a file with one row a layer; none for a binary mask."""
+    if mask.factors is None:
+        return {}
+    rows = [encode_factors(mask.layer_factors(n), mask.precision) for n in mask.table.names]
+    return {
+        name: binary_column([row[plane] for row in rows])
+        for plane, name in enumerate(plane_names(mask.precision))
+    }
+
+
+def read_factor_columns(container: Container, contents: Contents) -> npt.NDArray[Any] | None:
+    """Factors of all layers, in table order; None for a binary mask."""
+    names = plane_names(container.footer.precision)
+    if not names:
+        return None
+    container.check(dict.fromkeys(names, "binary"), largest_page=container.largest_page)
+    cells = [Cells(array) for array in container.read(names).values()]
+    return np.concatenate(
+        [
+            decode_factors([plane[row] for plane in cells], count, container.footer.precision)
+            for row, count in enumerate(contents.counts.tolist())
+        ]
+    )
