@@ -24,7 +24,20 @@ EXTRAS = {
     "plot": ("figures", ("matplotlib",)),
     "delta": ("the catalogue as a Delta table", ("deltalake",)),
 }
-CORE = ("cones-registry", "numpy", "pyarrow", "duckdb", "fsspec", "zstandard", "click", "rich")
+CORE = (
+    "cones-registry",
+    "numpy",
+    "pyarrow",
+    "duckdb",
+    "fsspec",
+    "zstandard",
+    "click",
+    "rich",
+    "filelock",
+    "platformdirs",
+    "python-ulid",
+    "tenacity",
+)
 
 
 @verb(reads=True)
