@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import or_
@@ -15,6 +15,7 @@ from cones_registry.attention import shut, unservable_reason
 from cones_registry.attention.serving import install
 from cones_registry.errors import UsageError
 from cones_registry.generation.parts import Branches, branches, row_count
+from cones_registry.generation.preview import PreviewCallback, StepCallback
 from cones_registry.generation.request import Request, check_base
 from cones_registry.generation.schedulers import fresh_scheduler
 from cones_registry.generation.settings import Settings, check_settings, family_arguments
@@ -46,7 +47,9 @@ class Generator:
         batch_size: int | None = None,
         mask_unconditional: bool = True,
         include_padding: bool = False,
-        on_step: Callable[..., dict[str, Any]] | None = None,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+        preview_every: int = 1,
         progress: bool = False,
         **pipeline_arguments: Any,
     ) -> list[Image]:
@@ -60,6 +63,8 @@ class Generator:
             whole model is masked; False keeps that branch the plain model.
         include_padding: masks of scope ``subject`` act on the rows after the prompt as well.
         on_step: diffusers' ``callback_on_step_end(pipeline, step, timestep, tensors) -> tensors``.
+        on_preview: ``on_preview(step, pictures)`` with the latents of a batch decoded, after every
+            ``preview_every`` steps.
         progress: show a bar over steps.
         pipeline_arguments: given to the stock pipeline as they are (``eta``, ``clip_skip`` …).
 
@@ -79,6 +84,8 @@ class Generator:
                 mask_unconditional=mask_unconditional,
                 include_padding=include_padding,
                 on_step=on_step,
+                on_preview=on_preview,
+                preview_every=preview_every,
                 progress=progress,
                 **pipeline_arguments,
             )
@@ -96,7 +103,9 @@ class Generator:
         batch_size: int | None = None,
         mask_unconditional: bool = True,
         include_padding: bool = False,
-        on_step: Callable[..., dict[str, Any]] | None = None,
+        on_step: StepCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+        preview_every: int = 1,
         progress: bool = False,
         **pipeline_arguments: Any,
     ) -> Iterator[Image]:
@@ -113,6 +122,8 @@ class Generator:
             mask_unconditional=mask_unconditional,
             include_padding=include_padding,
             on_step=on_step,
+            on_preview=on_preview,
+            preview_every=preview_every,
             progress=progress,
             pipeline_arguments=pipeline_arguments,
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cones_registry.errors import UsageError
+from cones_registry.generation.preview import PreviewCallback, StepCallback, preview_callback
 
 # What a request says itself; the stock pipeline must not hear it a second time.
 _RESERVED = frozenset(
@@ -25,6 +25,9 @@ _RESERVED = frozenset(
     }
 )
 
+# Latent sizes whose pictures PixArt draws at the nearest trained aspect ratio.
+_BINNED_SIZES = (32, 64, 128)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,7 +40,9 @@ class Settings:
     scheduler: Any
     mask_unconditional: bool
     include_padding: bool
-    on_step: Callable[..., dict[str, Any]] | None
+    on_step: StepCallback | None
+    on_preview: PreviewCallback | None
+    preview_every: int
     progress: bool
     pipeline_arguments: dict[str, Any]
 
@@ -48,6 +53,8 @@ def check_settings(settings: Settings, batch_size: int | None) -> None:
         raise UsageError(f"steps={settings.steps}, expected at least 1")
     if not 0 <= settings.guidance_scale < 1000:
         raise UsageError(f"guidance_scale={settings.guidance_scale}, expected 0 … 1000")
+    if settings.preview_every < 1:
+        raise UsageError(f"preview_every={settings.preview_every}, expected at least 1")
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size={batch_size}, expected at least 1")
     reserved = sorted(_RESERVED & set(settings.pipeline_arguments))
@@ -63,17 +70,17 @@ def family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
     known = inspect.signature(type(view).__call__).parameters
     arguments: dict[str, Any] = {}
     if "clean_caption" in known:
-        arguments["clean_caption"] = (
-            False  # else the rows found in the prompt would not be its rows
-        )
-    if "use_resolution_binning" in known and view.transformer.config.sample_size not in (
-        32,
-        64,
-        128,
-    ):
-        arguments["use_resolution_binning"] = False
-    if settings.on_step is not None:
+        # Rows are found in the prompt as it is given; cleaning would move them.
+        arguments["clean_caption"] = False
+    if "use_resolution_binning" in known:
+        arguments["use_resolution_binning"] = view.transformer.config.sample_size in _BINNED_SIZES
+    callback = settings.on_step
+    if settings.on_preview is not None:
+        callback = preview_callback(settings.on_preview, settings.preview_every, callback)
+    if callback is not None:
         if "callback_on_step_end" not in known:
-            raise UsageError(f"{type(view).__name__} has no callback after each step; drop on_step")
-        arguments["callback_on_step_end"] = settings.on_step
+            raise UsageError(
+                f"{type(view).__name__} has no callback after a step; drop on_step and on_preview"
+            )
+        arguments["callback_on_step_end"] = callback
     return arguments

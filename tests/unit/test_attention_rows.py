@@ -1,7 +1,10 @@
 """K/V rows: what is computed, which rows see a mask, what gets a gradient."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -251,8 +254,6 @@ def test_mask_of_another_layer_table_is_refused_before_a_weight_changes(
 
 
 def test_graded_mask_multiplies_by_its_factors(tiny_base: BaseModel) -> None:
-    import numpy as np
-
     table = tiny_base.layer_table
     name = table.names[0]
     mask = ConceptMask.from_indices(
@@ -267,3 +268,24 @@ def test_graded_mask_multiplies_by_its_factors(tiny_base: BaseModel) -> None:
         assert torch.equal(weight.flatten(), expected)
     assert torch.equal(mask_weights(mask)(name, weight).flatten(), expected)
     assert mask_weights(mask)(table.names[1], weight) is weight
+
+
+def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel) -> None:
+    table, name = tiny_base.layer_table, tiny_base.layer_table.names[0]
+    text = torch.randn(1, 2, WIDTH)
+
+    def tensor_count() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    masks: list[weakref.ref[ConceptMask]] = []
+    project_rows(tiny_base.denoiser, text)
+    before = tensor_count()
+    for number in range(1000):
+        mask = ConceptMask.from_indices(table, {name: np.array([number % 500], np.int32)})
+        masks.append(weakref.ref(mask))
+        rows = project_rows(tiny_base.denoiser, text, [RowEdit(mask_weights(mask))])
+        assert rows.byte_count > 0
+    del mask, rows
+    assert tensor_count() == before
+    assert not any(mask() for mask in masks)

@@ -1,0 +1,92 @@
+"""The recipe of a picture, kept inside its file: everything needed to draw it again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("png", "webp")
+_KEY = "cones"
+_IMAGE_DESCRIPTION = 0x010E  # Exif tag; WebP has no text chunks
+
+
+def encode_picture(image: Image, recipe: Mapping[str, Any], *, format: str = "png") -> bytes:
+    """A picture file with its recipe inside: PNG (text chunk ``cones``) or lossless WebP (Exif).
+
+    The same picture and recipe give the same bytes: no times, keys sorted.
+    Raises UsageError for another format.
+    """
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    buffer = io.BytesIO()
+    if format == "png":
+        from PIL.PngImagePlugin import PngInfo
+
+        chunks = PngInfo()
+        chunks.add_itxt(_KEY, text)
+        image.save(buffer, "PNG", pnginfo=chunks)
+    elif format == "webp":
+        from PIL import Image as pillow
+
+        exif = pillow.Exif()
+        exif[_IMAGE_DESCRIPTION] = text
+        image.save(buffer, "WEBP", lossless=True, exif=exif)
+    else:
+        raise UsageError(f"unknown picture format {format!r}. Expected {' or '.join(FORMATS)}")
+    return buffer.getvalue()
+
+
+def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
+    """The recipe inside a picture file, given as its bytes or its path.
+
+    Raises NotFoundError for a missing file or a picture without recipe, CorruptDataError for a file
+    that is no picture or a recipe that cannot be read.
+    """
+    from PIL import Image as pillow
+    from PIL import UnidentifiedImageError
+
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with pillow.open(io.BytesIO(data)) as image:
+            image.load()
+            text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no picture at {name}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise CorruptDataError(f"{name} is no readable picture: {error}") from error
+    if not text:
+        raise NotFoundError(
+            f"{name} carries no recipe. Pictures made by `cones generate` and `cones batch` do, "
+            "unless another program has saved them since"
+        )
+    try:
+        recipe = json.loads(str(text))
+    except ValueError as error:
+        raise CorruptDataError(f"the recipe in {name} is not JSON: {error}") from error
+    if not isinstance(recipe, dict):
+        raise CorruptDataError(f"the recipe in {name} is not a JSON object")
+    return recipe
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides the bits of a picture."""
+    import diffusers
+    import torch
+    import transformers
+
+    import cones_registry
+
+    return {
+        "cones_registry": cones_registry.__version__,
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
