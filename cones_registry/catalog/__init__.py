@@ -1,0 +1,1 @@
+"""The queryable table of versions: log segments, snapshots, the local DuckDB copy, queries."""

@@ -1,0 +1,73 @@
+"""Small JSON objects that carry their own digest: cones.json, bases, reservations, quotas,
+receipts.
+
+A document is a JSON object with the keys `format` ("cones-<kind>/<version>") and `digest`, the
+sha256 of the canonical JSON (sorted keys, no spaces, UTF-8) of everything but `digest`.
+"""
+
+import json
+from typing import Any, Final
+
+from cones_registry.digest import quote, sha256_bytes
+from cones_registry.errors import CorruptDataError
+
+MAX_DOCUMENT_BYTES: Final = 256 * 2**20
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces, UTF-8; NaN and infinities are refused."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode("utf-8")
+
+
+def seal(kind: str, body: dict[str, Any]) -> bytes:
+    """Bytes of a document of version 1 of `kind`."""
+    document = {"format": f"cones-{kind}/1", **body}
+    digest = sha256_bytes(canonical(document))
+    # A line end lets people `cat` the file.
+    return canonical({**document, "digest": digest}) + b"\n"
+
+
+def unseal(kind: str, data: bytes, source: str) -> dict[str, Any]:
+    """The body of a document, its digest checked.
+
+    Args:
+        kind: what it must be.
+        data: the bytes.
+        source: where they came from, for messages.
+
+    Raises:
+        CorruptDataError: not a document, of another kind or version, or its digest does not fit.
+    """
+    document = parse_json(data, source)
+    if not isinstance(document, dict):
+        raise CorruptDataError(f"{source} is not a JSON object")
+    digest = document.pop("digest", None)
+    try:
+        actual = sha256_bytes(canonical(document))
+    except (ValueError, UnicodeEncodeError) as error:
+        raise CorruptDataError(f"{source} cannot be read: {error}") from error
+    if digest != actual:
+        raise CorruptDataError(
+            f"{source} is damaged: its content has digest {actual}, expected {quote(digest)}"
+        )
+    found = document.pop("format", None)
+    if found != f"cones-{kind}/1":
+        raise CorruptDataError(
+            f"{source} has format {quote(found)}; this version reads 'cones-{kind}/1'"
+        )
+    return document
+
+
+def parse_json(data: bytes, source: str) -> Any:
+    """A JSON value of at most `MAX_DOCUMENT_BYTES`; `CorruptDataError` for anything else."""
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise CorruptDataError(
+            f"{source} has {len(data)} bytes; a document has at most {MAX_DOCUMENT_BYTES}"
+        )
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(f"{source} is not JSON: {str(error)[:200]}") from error

@@ -1,0 +1,138 @@
+"""Reading the local copy: rows to concepts, and one SELECT of the user's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from cones_registry.catalog.copy import State
+from cones_registry.catalog.fold import Version
+from cones_registry.catalog.tables import version_of
+from cones_registry.errors import LimitExceededError, UsageError
+from cones_registry.manifest import Concept
+
+DEFAULT_TIMEOUT: Final = 60.0
+"""Seconds a query may take."""
+
+MAX_SQL_LENGTH: Final = 100_000
+
+
+def run_query(
+    state: State, sql: str, params: Sequence[Any] = (), *, timeout: float | None = DEFAULT_TIMEOUT
+) -> pa.Table:
+    """The answer to exactly one SELECT over `concepts` and `aliases`.
+
+    The file is open read-only, with nothing outside of it in reach and a bound on memory; the
+    statement is parsed before it runs, and values travel beside it, never inside.
+
+    Args:
+        state: the local copy.
+        sql: one SELECT; each `?` stands for one of `params`.
+        params: values.
+        timeout: seconds after which it is stopped; None: never.
+
+    Raises:
+        UsageError: not one SELECT, or one that DuckDB cannot run.
+        LimitExceededError: stopped by the time or memory limit.
+    """
+    statement = _only_select(sql)
+    cursor = state.connection.cursor()
+    expired = threading.Event()
+
+    def stop() -> None:
+        expired.set()
+        cursor.interrupt()
+
+    timer = threading.Timer(timeout, stop) if timeout else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        return cursor.sql(statement, params=list(params)).to_arrow_table()
+    except duckdb.InterruptException as error:
+        if not expired.is_set():
+            raise
+        raise LimitExceededError(
+            f"the query was stopped after {timeout:g} s. Ask for less, or give a longer timeout"
+        ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise LimitExceededError(
+            f"the query needs more memory than allowed: {str(error)[:300]}. Ask for less, or set "
+            "CONES_QUERY_MEMORY"
+        ) from error
+    except (duckdb.Error, RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"the query cannot run: {str(error)[:1000]}. Tables: concepts, aliases"
+        ) from error
+    finally:
+        if timer:
+            timer.cancel()
+        cursor.close()
+
+
+def _only_select(sql: str) -> str:
+    if not isinstance(sql, str) or not sql.strip() or len(sql) > MAX_SQL_LENGTH or "\0" in sql:
+        raise UsageError(f"a query is one SELECT of at most {MAX_SQL_LENGTH} characters")
+    try:
+        statements = duckdb.extract_statements(sql)
+    except (duckdb.Error, RuntimeError, ValueError) as error:
+        raise UsageError(f"the query cannot be read: {str(error)[:1000]}") from error
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(each.type.name for each in statements[:5]) or "nothing"
+        raise UsageError(
+            f"a query is exactly one SELECT; this is {kinds}. The catalogue is changed with push, "
+            "alias, tag, remove and restore"
+        )
+    text: str = statements[0].query
+    return text
+
+
+def versions_where(
+    state: State, condition: str, params: Sequence[Any] = (), *, rest: str = ""
+) -> list[Version]:
+    """Versions for which an SQL condition of this package's own holds; `rest` follows it."""
+    sql = f"SELECT * FROM concepts WHERE {condition} {rest}"
+    return [version_of(row) for row in run_query(state, sql, params).to_pylist()]
+
+
+def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:
+    """The records users hold, with the aliases that name them now, in the same order."""
+    listed = list(versions)
+    aliases: dict[tuple[str, str, int], list[str]] = {}
+    names = sorted({(v.record["owner"], v.record["name"]) for v in listed})
+    for start in range(0, len(names), 1000):
+        chunk = names[start : start + 1000]
+        places = ", ".join("(?, ?)" for _ in chunk)
+        rows = run_query(
+            state,
+            f"SELECT owner, name, version, alias FROM aliases WHERE (owner, name) IN ({places})",
+            [part for name in chunk for part in name],
+        ).to_pylist()
+        for row in rows:
+            key = (row["owner"], row["name"], row["version"])
+            aliases.setdefault(key, []).append(row["alias"])
+    return [
+        concept_of(
+            version,
+            aliases.get(
+                (version.record["owner"], version.record["name"], version.record["version"]), []
+            ),
+        )
+        for version in listed
+    ]
+
+
+def concept_of(version: Version, aliases: Sequence[str] = ()) -> Concept:
+    """One record."""
+    return Concept.from_json(
+        {
+            **version.record,
+            "tags": version.tags,
+            "aliases": sorted(aliases),
+            "removed": version.removed,
+        }
+    )

@@ -1,0 +1,137 @@
+"""Base models the concepts of a registry were made for: `bases/<fingerprint>.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cones_registry.catalog.documents import seal, unseal
+from cones_registry.digest import Digest, parse_digest
+from cones_registry.errors import BaseModelMismatchError, CorruptDataError, UsageError
+from cones_registry.layers import LayerTable
+from cones_registry.mask import ConceptMask
+from cones_registry.store import KeyExistsError, Store
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as the registry knows it.
+
+    Attributes:
+        fingerprint: of its weights; or the digest of its layer table where nobody gave the weights.
+        table: its layers.
+        source: "demo" or a hub id, None where it was a folder of somebody's machine.
+        pinned: whether the fingerprint is of weights.
+    """
+
+    fingerprint: Digest
+    table: LayerTable
+    source: str | None
+    pinned: bool
+
+
+def base_key(fingerprint: Digest) -> str:
+    """Key of the record of a base model."""
+    return f"bases/{parse_digest(fingerprint).removeprefix('sha256:')}.json"
+
+
+def base_for(mask: ConceptMask, given: Any) -> Base:
+    """The base model a mask is pushed for.
+
+    Args:
+        mask: what is pushed.
+        given: a fingerprint; an object with `fingerprint` and `layer_table`, as a `BaseModel` is;
+            or None: the layer table alone, the weights are not pinned.
+
+    Raises:
+        UsageError: something else.
+        BaseModelMismatchError: the given model has other layers than the mask.
+    """
+    if given is None:
+        return Base(mask.table.digest, mask.table, None, pinned=False)
+    if isinstance(given, str):
+        digest = parse_digest(given)
+        return Base(digest, mask.table, None, pinned=digest != mask.table.digest)
+    fingerprint = getattr(given, "fingerprint", None)
+    table = getattr(given, "layer_table", None)
+    if not isinstance(fingerprint, str) or not isinstance(table, LayerTable):
+        raise UsageError(
+            f"base is {type(given).__name__}; expected a BaseModel or a fingerprint (sha256:…)"
+        )
+    if table != mask.table:
+        raise BaseModelMismatchError(
+            f"the mask was made for layer table {mask.table.digest}, the base model "
+            f"{fingerprint} has {table.digest}. Give the model the mask was made with"
+        )
+    return Base(parse_digest(fingerprint), table, _public_source(given), pinned=True)
+
+
+def _public_source(given: Any) -> str | None:
+    """The model's source, unless it is a path: that says something of its owner's machine."""
+    source = getattr(given, "source", None)
+    if not isinstance(source, str) or len(source) > 200 or not source.isprintable():
+        return None
+    parts = source.split("/")
+    is_plain = len(parts) <= 2 and all(part and not part.startswith((".", "~")) for part in parts)
+    return source if is_plain and "\\" not in source else None
+
+
+class Bases:
+    """Reads and writes the records of base models; each is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[Digest, Base] = {}
+
+    def ensure(self, base: Base) -> None:
+        """Record a base model, or check that its record says the same layers.
+
+        Raises:
+            BaseModelMismatchError: the fingerprint is known with other layers.
+        """
+        known = self._known.get(base.fingerprint)
+        if known is None:
+            body = {
+                "fingerprint": base.fingerprint,
+                "table": base.table.to_json(),
+                "source": base.source,
+                "pinned": base.pinned,
+            }
+            try:
+                self._store.put_new(base_key(base.fingerprint), seal("base", body))
+                known = base
+            except KeyExistsError:
+                known = self.get(base.fingerprint)
+            self._known[base.fingerprint] = known
+        if known.table != base.table:
+            raise BaseModelMismatchError(
+                f"base {base.fingerprint} has layer table {known.table.digest} in this registry; "
+                f"the mask was made for {base.table.digest}. One of the two names another model"
+            )
+
+    def get(self, fingerprint: Digest) -> Base:
+        """The record of a base model; `NotFoundError` if there is none."""
+        known = self._known.get(fingerprint)
+        if known is None:
+            key = base_key(fingerprint)
+            body = unseal("base", self._store.get(key), key)
+            if body.get("fingerprint") != fingerprint:
+                raise CorruptDataError(f"{key} speaks of {body.get('fingerprint')!r}")
+            source = body.get("source")
+            known = Base(
+                fingerprint,
+                LayerTable.from_json(body.get("table")),
+                source if isinstance(source, str) else None,
+                body.get("pinned") is True,
+            )
+            self._known[fingerprint] = known
+        return known
+
+    def require_table(self, fingerprint: Digest, mask: ConceptMask, ref: str) -> None:
+        """`CorruptDataError` unless `mask` has the layers of the base its record names."""
+        table = self.get(fingerprint).table
+        if table != mask.table:
+            raise CorruptDataError(
+                f"{ref} is recorded for base {fingerprint} with layer table {table.digest}, but "
+                f"its mask has {mask.table.digest}. Push it again"
+            )

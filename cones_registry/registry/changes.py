@@ -1,0 +1,194 @@
+"""Changes to versions that exist: aliases, tags, removal, restoring."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from cones_registry.catalog.copy import State
+from cones_registry.catalog.events import Event, check_tag
+from cones_registry.catalog.fold import Version
+from cones_registry.catalog.reader import concepts_of, run_query, versions_where
+from cones_registry.digest import quote
+from cones_registry.errors import (
+    ConflictError,
+    NotFoundError,
+    UsageError,
+)
+from cones_registry.manifest import Concept, Ref, check_alias
+from cones_registry.registry import reservations
+from cones_registry.registry.blob_cache import blob_key
+from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.lookup import as_ref, find_version
+from cones_registry.store import KeyExistsError
+
+_ALIAS_ATTEMPTS: Final = 100
+
+
+class Changes:
+    """Commits events about versions."""
+
+    def __init__(self, ledger: Ledger, default_owner: str) -> None:
+        self._ledger = ledger
+        self._default_owner = default_owner
+
+    def alias(
+        self, ref: str | Ref | Concept, alias: str, expect: int | str | Concept | None
+    ) -> Concept:
+        """Let an alias name a version; compare-and-set where `expect` is given."""
+        self._ledger.require_writable()
+        check_alias(alias)
+        wanted = as_ref(ref, self._default_owner)
+        for attempt in range(_ALIAS_ATTEMPTS):
+            state = self._ledger.fresh_now()
+            target = find_version(state, wanted)
+            owner, name, version = _place(target)
+            generation, current = _alias(state, owner, name, alias)
+            self._require_expected(expect, current, owner, name, alias)
+            if current == version:
+                return _concept(state, target)
+            key = reservations.alias_key(owner, name, alias, generation + 1)
+            event: Event = {
+                "type": "alias",
+                "owner": owner,
+                "name": name,
+                "alias": alias,
+                "generation": generation + 1,
+                "version": version,
+            }
+            try:
+                self._ledger.store.put_new(key, reservations.encode_reservation(event))
+            except KeyExistsError:
+                # Somebody else's move is decided. Say it for them, in case they no longer can.
+                self._publish_reserved(key)
+                time.sleep(random.uniform(0, min(0.2, 0.002 * 2 ** min(attempt, 7))))
+                continue
+            self._ledger.commit([event])
+            return self._again(target)
+        raise ConflictError(
+            f"{owner}/{name}:{alias} was moved {_ALIAS_ATTEMPTS} times while this move was tried. "
+            "Try again when fewer move it"
+        )
+
+    def _publish_reserved(self, key: str) -> None:
+        event = reservations.decode_reservation(key, self._ledger.store.get(key))
+        state = self._ledger.fresh_now()
+        generation, _ = _alias(state, event["owner"], event["name"], event["alias"])
+        if generation < event["generation"]:
+            self._ledger.commit([event])
+
+    def _require_expected(
+        self,
+        expect: int | str | Concept | None,
+        current: int,
+        owner: str,
+        name: str,
+        alias: str,
+    ) -> None:
+        if expect is None:
+            return
+        expected = self._expected_version(expect, owner, name)
+        if expected != current:
+            stands = f"names version {current}" if current else "names nothing"
+            raise ConflictError(
+                f"{owner}/{name}:{alias} {stands}, expected version {expected}. Look again "
+                f"(cones show {owner}/{name}:{alias}) and decide anew"
+            )
+
+    def _expected_version(self, expect: int | str | Concept, owner: str, name: str) -> int:
+        if isinstance(expect, int) and not isinstance(expect, bool):
+            return expect
+        if isinstance(expect, str | Concept):
+            if isinstance(expect, str) and expect.isdigit() and len(expect) < 10:
+                return int(expect)
+            ref = as_ref(expect, owner)
+            if ref.version is not None and (ref.owner, ref.name) == (owner, name):
+                return ref.version
+        raise UsageError(
+            f"expect is {quote(expect)}; expected a version number of {owner}/{name}, "
+            "or 0 for an alias that names nothing yet"
+        )
+
+    def tag(self, ref: str | Ref | Concept, add: Iterable[str], remove: Iterable[str]) -> Concept:
+        """Add and remove keywords of a version."""
+        self._ledger.require_writable()
+        if isinstance(add, str) or isinstance(remove, str):
+            raise UsageError("add and remove take several tags; write add=['animal']")
+        added, gone = sorted(set(add)), sorted(set(remove))
+        for tag in [*added, *gone]:
+            check_tag(tag)
+        if set(added) & set(gone):
+            raise UsageError(f"cannot both add and remove {sorted(set(added) & set(gone))}")
+        target = find_version(self._ledger.fresh_now(), as_ref(ref, self._default_owner))
+        present = set(target.tags)
+        added = [tag for tag in added if tag not in present]
+        gone = [tag for tag in gone if tag in present]
+        if added or gone:
+            self._ledger.commit([_event("tag", target, add=added, remove=gone)])
+        return self._again(target)
+
+    def remove(self, ref: str | Ref | Concept) -> Concept:
+        """Hide a version."""
+        self._ledger.require_writable()
+        target = find_version(self._ledger.fresh_now(), as_ref(ref, self._default_owner))
+        self._ledger.commit([_event("remove", target)])
+        return self._again(target)
+
+    def restore(self, ref: str | Ref | Concept) -> Concept:
+        """Show a removed version again."""
+        self._ledger.require_writable()
+        wanted = as_ref(ref, self._default_owner)
+        target = find_version(self._ledger.fresh_now(), wanted, removed=True)
+        self._ledger.commit([_event("restore", target)])
+        # A prune may have condemned it at the same moment. It and this look after they write, so at
+        # least one of the two sees the other.
+        again = self._version(self._ledger.fresh_now(), target)
+        if again.pruned or not self._ledger.store.head(blob_key(again.record["blob_digest"])):
+            raise NotFoundError(
+                f"{_shown(target)} was pruned while it was restored. Push the mask again"
+            )
+        return self._again(target)
+
+    def _version(self, state: State, target: Version) -> Version:
+        found = versions_where(
+            state, "owner = ? AND name = ? AND version = ?", list(_place(target))
+        )
+        if not found:
+            raise NotFoundError(f"{_shown(target)} was purged while it was changed")
+        return found[0]
+
+    def _again(self, target: Version) -> Concept:
+        """The record after the change."""
+        state = self._ledger.fresh_now()
+        return _concept(state, self._version(state, target))
+
+
+def _event(kind: str, target: Version, **more: Any) -> Event:
+    owner, name, version = _place(target)
+    return {"type": kind, "owner": owner, "name": name, "version": version, **more}
+
+
+def _place(version: Version) -> tuple[str, str, int]:
+    record = version.record
+    return record["owner"], record["name"], record["version"]
+
+
+def _shown(version: Version) -> str:
+    owner, name, number = _place(version)
+    return f"{owner}/{name}:{number}"
+
+
+def _concept(state: State, version: Version) -> Concept:
+    return concepts_of(state, [version])[0]
+
+
+def _alias(state: State, owner: str, name: str, alias: str) -> tuple[int, int]:
+    """(generation, version) of an alias, (0, 0) if it names nothing."""
+    rows = run_query(
+        state,
+        "SELECT generation, version FROM aliases WHERE owner = ? AND name = ? AND alias = ?",
+        [owner, name, alias],
+    ).to_pylist()
+    return (rows[0]["generation"], rows[0]["version"]) if rows else (0, 0)

@@ -1,0 +1,145 @@
+"""Quotas: how much one owner may keep. `quotas/<owner>/<ulid>.json`, the latest holds.
+
+Enforced at push against the catalogue as it is then. Best effort between writers: two that push at
+the same moment can each find room and together pass the limit by what the two add.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from cones_registry.catalog.copy import State
+from cones_registry.catalog.documents import seal, unseal
+from cones_registry.catalog.reader import run_query
+from cones_registry.digest import Digest, quote
+from cones_registry.errors import CorruptDataError, LimitExceededError, NotFoundError, UsageError
+from cones_registry.manifest import check_name
+from cones_registry.registry.ledger import Ledger
+
+PREFIX: Final = "quotas/"
+_REMEMBER_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What an owner may keep.
+
+    Attributes:
+        owner: whose.
+        concepts: concepts (names, whatever their number of versions) that are not removed; None:
+            any number.
+        bytes: bytes of distinct blobs, of removed versions too until they are pruned; None: any.
+    """
+
+    owner: str
+    concepts: int | None
+    bytes: int | None
+
+
+@dataclass
+class Added:
+    """What a push would add to one owner: names, and blob digest -> bytes."""
+
+    names: set[str] = field(default_factory=set)
+    blobs: dict[Digest, int] = field(default_factory=dict)
+
+
+class Quotas:
+    """Reads, sets and enforces the quotas of a registry."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: dict[str, Quota] = {}
+        self._read = float("-inf")
+
+    def all(self) -> list[Quota]:
+        """Every quota, by owner."""
+        latest: dict[str, str] = {}
+        for entry in self._ledger.store.list(PREFIX):
+            latest[entry.key.split("/")[1]] = entry.key
+        found = []
+        for key, data in self._ledger.store.get_many(latest.values()):
+            if data is not None:
+                quota = _decode(key, data)
+                if quota.concepts is not None or quota.bytes is not None:
+                    found.append(quota)
+        self._known = {quota.owner: quota for quota in found}
+        self._read = time.monotonic()
+        return sorted(found, key=lambda quota: quota.owner)
+
+    def get(self, owner: str) -> Quota:
+        """The quota of one owner; without limits if none was set."""
+        check_name(owner, "owner")
+        self.all()
+        return self._known.get(owner, Quota(owner, None, None))
+
+    def set(self, owner: str, concepts: int | None, size: int | None) -> Quota:
+        """Set both limits of an owner; None: no limit."""
+        self._ledger.require_writable()
+        check_name(owner, "owner")
+        for what, limit in (("concepts", concepts), ("bytes", size)):
+            if limit is not None and (type(limit) is not int or limit < 0):
+                raise UsageError(f"a quota of {quote(limit)} {what} cannot be; give 0 or more")
+        body = {"owner": owner, "concepts": concepts, "bytes": size}
+        self._ledger.sync()
+        key = f"{PREFIX}{owner}/{self._ledger.clock.next()}.json"
+        self._ledger.store.put_new(key, seal("quota", body))
+        self._read = float("-inf")
+        return Quota(owner, concepts, size)
+
+    def require_room(self, added: dict[str, Added]) -> None:
+        """`LimitExceededError` if a push would take an owner above the quota."""
+        if time.monotonic() - self._read > _REMEMBER_SECONDS:
+            self.all()
+        limited = [self._known[owner] for owner in added if owner in self._known]
+        if not limited:
+            return
+        state = self._ledger.fresh_now()
+        for quota in limited:
+            _require_room(state, quota, added[quota.owner])
+
+
+def _require_room(state: State, quota: Quota, added: Added) -> None:
+    rows = run_query(
+        state,
+        "SELECT name, blob_digest, blob_bytes, removed FROM concepts "
+        "WHERE owner = ? AND NOT pruned",
+        [quota.owner],
+    ).to_pylist()
+    names = {row["name"] for row in rows if not row["removed"]} | added.names
+    blobs = {row["blob_digest"]: row["blob_bytes"] for row in rows} | added.blobs
+    for what, used, limit in (
+        ("concepts", len(names), quota.concepts),
+        ("bytes", sum(blobs.values()), quota.bytes),
+    ):
+        if limit is not None and used > limit:
+            raise LimitExceededError(
+                f"{quota.owner} would keep {used} {what}; the quota is {limit}. Remove concepts "
+                "(bytes are free again after `cones prune`), or ask for a larger quota"
+            )
+
+
+def usage(state: State, owner: str) -> tuple[int, int]:
+    """(concepts, bytes) of an owner, counted as quotas count them."""
+    (row,) = run_query(
+        state,
+        "SELECT (SELECT count(DISTINCT name) FROM concepts WHERE owner = ?1 AND NOT removed "
+        "AND NOT pruned) AS concepts, (SELECT coalesce(sum(size), 0)::BIGINT FROM (SELECT DISTINCT "
+        "blob_digest, blob_bytes AS size FROM concepts WHERE owner = ?1 AND NOT pruned)) AS bytes",
+        [owner],
+    ).to_pylist()
+    return row["concepts"], row["bytes"]
+
+
+def _decode(key: str, data: bytes) -> Quota:
+    body = unseal("quota", data, key)
+    try:
+        owner = check_name(body["owner"], "owner")
+        limits = [body["concepts"], body["bytes"]]
+    except (KeyError, UsageError, NotFoundError) as error:
+        raise CorruptDataError(f"{key} is not a quota: {error}") from error
+    if any(limit is not None and (type(limit) is not int or limit < 0) for limit in limits):
+        raise CorruptDataError(f"{key} is not a quota: {quote(limits)}")
+    return Quota(owner, *limits)

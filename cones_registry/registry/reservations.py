@@ -1,0 +1,104 @@
+"""Reservations: what must be unique is claimed with a create-exclusive key for it alone.
+
+    names/<owner>/<name>/<number>                      a version; holds its whole record
+    names/<owner>/<name>/alias/<alias>/<generation>    a move of an alias; holds its event
+    purged/<name digest>                               numbers that are never given again
+
+A reserved version without its event in the log is a gap: nothing was acknowledged. A reserved move
+of an alias is decided: whoever finds it without its event publishes that event, so the next one to
+move the alias knows where it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ulid import ULID
+
+from cones_registry.catalog.documents import seal, unseal
+from cones_registry.catalog.events import Event, check_event
+from cones_registry.catalog.fold import name_digest
+from cones_registry.errors import CorruptDataError, NotFoundError
+from cones_registry.store import Store
+
+PREFIX: Final = "names/"
+_VERSION: Final = re.compile(r"names/([^/]+)/([^/]+)/([1-9][0-9]*)", re.ASCII)
+_ALIAS: Final = re.compile(r"names/([^/]+)/([^/]+)/alias/([^/]+)/([1-9][0-9]*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ReservedName:
+    """What a reservation's key says: a version, or a move of an alias."""
+
+    owner: str
+    name: str
+    number: int
+    alias: str | None = None
+
+
+def version_key(owner: str, name: str, version: int) -> str:
+    """Key of the reservation of a version."""
+    return f"{PREFIX}{owner}/{name}/{version}"
+
+
+def alias_key(owner: str, name: str, alias: str, generation: int) -> str:
+    """Key of the reservation of a move of an alias."""
+    return f"{PREFIX}{owner}/{name}/alias/{alias}/{generation}"
+
+
+def purged_key(registry_id: str, owner: str, name: str) -> str:
+    """Key of the record that numbers of a name were purged."""
+    return f"purged/{name_digest(registry_id, owner, name).removeprefix('sha256:')}.json"
+
+
+def parse_key(key: str) -> ReservedName | None:
+    """What a key below `names/` reserves, None if nothing this version knows."""
+    match = _VERSION.fullmatch(key)
+    if match:
+        return ReservedName(match[1], match[2], int(match[3]))
+    match = _ALIAS.fullmatch(key)
+    if match:
+        return ReservedName(match[1], match[2], int(match[4]), match[3])
+    return None
+
+
+def encode_reservation(event: Event) -> bytes:
+    """Bytes of a reservation of this writer; no two writers make the same."""
+    return seal("reservation", {"event": event, "maker": str(ULID())})
+
+
+def decode_reservation(key: str, data: bytes) -> Event:
+    """The event a reservation is for, checked."""
+    event = check_event(unseal("reservation", data, key).get("event"))
+    concept = event["concept"] if event["type"] == "push" else event
+    expected = (
+        version_key(concept["owner"], concept["name"], concept["version"])
+        if event["type"] == "push"
+        else alias_key(event["owner"], event["name"], event["alias"], event["generation"])
+        if event["type"] == "alias"
+        else ""
+    )
+    if key != expected:
+        raise CorruptDataError(f"{key} holds a reservation of {expected or event['type']!r}")
+    return event
+
+
+def reserved_versions(store: Store, owner: str, name: str) -> list[int]:
+    """Numbers of one concept that were ever reserved, ascending."""
+    found = (parse_key(entry.key) for entry in store.list(f"{PREFIX}{owner}/{name}/"))
+    return sorted(each.number for each in found if each and each.alias is None)
+
+
+def highest_purged(store: Store, registry_id: str, owner: str, name: str) -> int:
+    """The highest version of a purged name, 0 if it was never purged."""
+    key = purged_key(registry_id, owner, name)
+    try:
+        body: dict[str, Any] = unseal("purged", store.get(key), key)
+    except NotFoundError:
+        return 0
+    highest = body.get("highest")
+    if type(highest) is not int or highest < 0:
+        raise CorruptDataError(f"{key} says {highest!r}; expected a version number")
+    return highest

@@ -1,0 +1,240 @@
+"""Store: what every backend can do, with retries and one translation of foreign errors.
+
+A write is always *create*: it makes an object that was not there, or says that another one is.
+There is no overwrite, so nothing a reader holds can change under it. Putting the same bytes under
+the same key twice is one put: a retry after a lost acknowledgement finds its own work and is
+content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import tenacity
+
+from cones_registry.digest import quote
+from cones_registry.errors import (
+    ConflictError,
+    CorruptDataError,
+    NotFoundError,
+    StoreUnavailableError,
+    UsageError,
+)
+from cones_registry.store.fault import Fault, no_fault
+from cones_registry.store.trouble import Trouble, classify
+
+ATTEMPTS: Final = 6
+FIRST_WAIT: Final = 0.05
+LONGEST_WAIT: Final = 2.0
+"""Seconds between attempts: random up to 0.05, 0.1, 0.2, … capped at 2 (full jitter)."""
+
+PARALLEL: Final = 16
+MAX_OBJECT_BYTES: Final = 4 * 2**30
+"""Largest object read or written: a conditional create is one PUT, which ends at 5 GiB."""
+
+T = TypeVar("T")
+
+
+class KeyExistsError(ConflictError):
+    """A create met an object of other content under its key."""
+
+
+class _Retry(Exception):
+    """An attempt failed in a way that the next one may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object as a listing shows it.
+
+    Attributes:
+        key: path below the store's URL, `/` between parts.
+        size: bytes.
+        modified: seconds since 1970, by the store's clock.
+    """
+
+    key: str
+    size: int
+    modified: float
+
+
+class Store(ABC):
+    """Bytes by key under `url`.
+
+    Raises, from every method:
+        StoreUnavailableError: the backend refused, or did not answer after all attempts.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.fault: Fault = no_fault
+
+    # -- what a backend does; may raise anything, `classify` says what it means ------------------
+
+    @abstractmethod
+    def _get(self, key: str) -> bytes: ...
+
+    @abstractmethod
+    def _create(self, key: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _list(self, prefix: str) -> list[Entry]: ...
+
+    @abstractmethod
+    def _head(self, key: str) -> Entry: ...
+
+    # -- what everyone uses -----------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes:
+        """The bytes under `key`; `NotFoundError` if there are none."""
+        check_key(key)
+        return self._attempt(lambda: self._get(key), "read", key)
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Create `key`. Durable when this returns.
+
+        Raises:
+            KeyExistsError: another object is there. (The very same bytes: not an error.)
+        """
+        check_key(key)
+        if len(data) > MAX_OBJECT_BYTES:
+            raise UsageError(f"{key} would have {len(data)} bytes; at most {MAX_OBJECT_BYTES} fit")
+        self.fault("put", key)
+        try:
+            self._attempt(lambda: self._create(key, data), "create", key)
+        except KeyExistsError:
+            # Ours, if an earlier attempt (here, or inside the client library) arrived
+            # unacknowledged.
+            if self.get(key) != data:
+                raise
+        self.fault("put-done", key)
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; none there is fine."""
+        check_key(key)
+        self.fault("delete", key)
+        with contextlib.suppress(NotFoundError):
+            self._attempt(lambda: self._delete(key), "delete", key)
+        self.fault("delete-done", key)
+
+    def list(self, prefix: str) -> list[Entry]:
+        """All objects whose key starts with the folder `prefix` (ends in `/`, or empty), by key."""
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        try:
+            entries = self._attempt(lambda: self._list(prefix), "list", prefix)
+        except NotFoundError:
+            return []
+        return sorted(entries, key=lambda entry: entry.key)
+
+    def head(self, key: str) -> Entry | None:
+        """Size and age of `key`, None if there is no such object."""
+        check_key(key)
+        try:
+            return self._attempt(lambda: self._head(key), "look up", key)
+        except NotFoundError:
+            return None
+
+    def get_many(
+        self, keys: Iterable[str], *, parallel: int = PARALLEL
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """(key, bytes) for each key, in order, read in parallel; None where there is no object."""
+
+        def one(key: str) -> tuple[str, bytes | None]:
+            try:
+                return key, self.get(key)
+            except NotFoundError:
+                return key, None
+
+        return self.each(one, keys, parallel=parallel)
+
+    def each(
+        self, work: Callable[[str], T], keys: Iterable[str], *, parallel: int = PARALLEL
+    ) -> Iterator[T]:
+        """`work(key)` for each key, in order; up to `parallel` at once, few held in memory."""
+        listed = list(keys)
+        if len(listed) <= 1 or parallel <= 1:
+            for key in listed:
+                yield work(key)
+            return
+        window = parallel * 4
+        with ThreadPoolExecutor(min(parallel, len(listed))) as pool:
+            for start in range(0, len(listed), window):
+                yield from pool.map(work, listed[start : start + window])
+
+    def _attempt(self, call: Callable[[], T], verb: str, key: str) -> T:
+        """Run `call`, again while what goes wrong may pass, and say in our words what did not."""
+
+        def once() -> T:
+            try:
+                return call()
+            except Exception as error:
+                trouble = classify(error)
+                if trouble is Trouble.PASSING:
+                    raise _Retry from error
+                # Ceph and MiniStack answer 412 without naming the condition: s3fs calls it
+                # "invalid argument". Whether something is there tells the two apart.
+                unclear = trouble is Trouble.UNCLEAR_CREATE and verb == "create"
+                if unclear and self.head(key) is not None:
+                    trouble = Trouble.EXISTS
+                raise _translated(trouble, error, verb, key, self.url) from error
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            retry=tenacity.retry_if_exception_type(_Retry),
+            reraise=True,
+        )
+        try:
+            return retrying(once)
+        except _Retry as error:
+            raise StoreUnavailableError(
+                f"cannot {verb} {key!r} in {self.url}: {ATTEMPTS} attempts failed, the last with "
+                f"{_shown(error.__cause__)}. Try again; what was acknowledged is safe"
+            ) from error.__cause__
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1))
+    return random.uniform(0, ceiling)
+
+
+def _shown(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}" if str(error) else type(error).__name__
+
+
+def _translated(trouble: Trouble, error: Exception, verb: str, key: str, url: str) -> Exception:
+    if trouble is Trouble.EXISTS:
+        return KeyExistsError(f"{key!r} exists already in {url}; objects are never overwritten")
+    if trouble is Trouble.MISSING:
+        return NotFoundError(f"no object {key!r} in {url}")
+    if trouble is Trouble.TOO_LARGE:
+        return CorruptDataError(
+            f"{key!r} in {url} is larger than {MAX_OBJECT_BYTES} bytes; no such object belongs here"
+        )
+    if trouble is Trouble.DENIED:
+        return StoreUnavailableError(
+            f"may not {verb} {key!r} in {url}: {_shown(error)}. Check credentials and permissions"
+        )
+    return StoreUnavailableError(f"cannot {verb} {key!r} in {url}: {_shown(error)}")
+
+
+def check_key(key: str) -> None:
+    """`UsageError` unless every part of the key is a plain name: nothing can leave the URL."""
+    parts = key.split("/")
+    if (
+        not key.isprintable()
+        or "\\" in key
+        or len(key) > 900
+        or any(part in ("", ".", "..") for part in parts)
+    ):
+        raise UsageError(f"{quote(key)} is not a key; expected plain names with '/' between")

@@ -1,0 +1,98 @@
+"""From a URL to a Store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from cones_registry.digest import quote
+from cones_registry.errors import MissingExtraError, StoreUnavailableError, UsageError
+from cones_registry.store.base import Store
+from cones_registry.store.local import LocalStore
+from cones_registry.store.remote import MemoryStore, RemoteStore
+
+# scheme -> (extra that brings its file system, options that make a create one PUT)
+_REMOTE: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    # s3fs splits larger bodies into parts, and completing them is not conditional everywhere.
+    "s3": ("s3", {"chunksize": 5 * 2**30}),
+    "s3a": ("s3", {"chunksize": 5 * 2**30}),
+    "gs": ("gcs", {"chunksize": 5 * 2**30}),
+    "gcs": ("gcs", {"chunksize": 5 * 2**30}),
+    "az": ("azure", {}),
+    "abfs": ("azure", {}),
+    "abfss": ("azure", {}),
+}
+
+
+def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
+    """The store at `url`: a path, `file://`, `memory://`, `s3://`, `gs://`, `az://`.
+
+    Args:
+        url: where; nothing is read or written yet.
+        storage_options: handed to the fsspec file system (credentials, endpoint_url, …).
+
+    Raises:
+        UsageError: a URL of another scheme, or one that names no place.
+        MissingExtraError: the scheme's file system is not installed.
+        StoreUnavailableError: the file system cannot be made with these options.
+    """
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{quote(text)} is not a registry URL; expected a folder or a URL")
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return LocalStore(Path(text).expanduser().absolute())
+    scheme = scheme.lower()
+    if scheme in ("file", "local"):
+        return _local(text)
+    if scheme == "memory":
+        return _memory(text)
+    if scheme not in _REMOTE:
+        raise UsageError(
+            f"cannot keep a registry at {quote(text)}: expected a folder or one of file://, "
+            "memory://, s3://, gs://, az://"
+        )
+    extra, create_options = _REMOTE[scheme]
+    filesystem = _filesystem(scheme, extra, storage_options)
+    root = str(filesystem._strip_protocol(text)).strip("/")
+    if not root:
+        raise UsageError(f"{quote(text)} names no bucket; expected {scheme}://bucket/folder")
+    return RemoteStore(text.rstrip("/"), filesystem, root, create_options)
+
+
+def _local(text: str) -> Store:
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(
+            f"{quote(text)} names the host {parts.netloc!r}; a folder is written file:///folder"
+        )
+    if not parts.path.startswith("/"):
+        raise UsageError(f"{quote(text)} names no folder; expected file:///folder")
+    return LocalStore(Path(unquote(parts.path)))
+
+
+def _memory(text: str) -> Store:
+    import fsspec
+
+    root = "/" + text.partition("://")[2].strip("/")
+    if root == "/":
+        raise UsageError("memory:// names no place; expected memory://name")
+    return MemoryStore(text.rstrip("/"), fsspec.filesystem("memory"), root)
+
+
+def _filesystem(scheme: str, extra: str, storage_options: dict[str, Any]) -> Any:
+    import fsspec
+
+    options = {"use_listings_cache": False, **storage_options}
+    try:
+        return fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{scheme}:// needs the extra {extra!r}: pip install 'cones-registry[{extra}]'"
+        ) from error
+    except (TypeError, ValueError, OSError) as error:
+        raise StoreUnavailableError(
+            f"cannot open {scheme}:// with the storage options {sorted(storage_options)}: {error}"
+        ) from error

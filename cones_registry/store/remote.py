@@ -1,0 +1,96 @@
+"""Object stores and memory, through fsspec."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from typing import Any, Final
+
+from cones_registry.store.base import MAX_OBJECT_BYTES, Entry, Store
+from cones_registry.store.trouble import ObjectTooLargeError
+
+
+class RemoteStore(Store):
+    """Objects below `root` of an fsspec file system with a conditional create in one PUT (S3, GCS,
+    Azure).
+
+    Args:
+        url: as the user wrote it.
+        filesystem: made with `use_listings_cache=False`.
+        root: path of the URL inside the file system, without trailing `/`.
+        create_options: what `pipe_file(mode="create")` needs so that it is one PUT.
+    """
+
+    def __init__(
+        self, url: str, filesystem: Any, root: str, create_options: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(url)
+        self.filesystem = filesystem
+        self.root = root
+        self.create_options = create_options or {}
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def _get(self, key: str) -> bytes:
+        data: bytes = self.filesystem.cat_file(self._path(key))
+        if len(data) > MAX_OBJECT_BYTES:
+            raise ObjectTooLargeError
+        return data
+
+    def _create(self, key: str, data: bytes) -> None:
+        self.filesystem.pipe_file(self._path(key), data, mode="create", **self.create_options)
+
+    def _delete(self, key: str) -> None:
+        self.filesystem.rm_file(self._path(key))
+
+    def _head(self, key: str) -> Entry:
+        info = self.filesystem.info(self._path(key))
+        if info["type"] != "file":
+            raise FileNotFoundError(key)
+        return Entry(key, int(info["size"]), _modified(info))
+
+    def _list(self, prefix: str) -> list[Entry]:
+        found = self.filesystem.find(self._path(prefix).rstrip("/"), detail=True)
+        start = len(self.root) + 1
+        return [
+            Entry(name[start:], int(info["size"]), _modified(info))
+            for name, info in found.items()
+            if info["type"] == "file"
+        ]
+
+
+class MemoryStore(RemoteStore):
+    """fsspec's memory file system: one process, gone with it. For tests and trials."""
+
+    # fsspec looks, then writes; the lock makes the two one step.
+    _lock: Final = threading.Lock()
+
+    def _create(self, key: str, data: bytes) -> None:
+        with self._lock:
+            if self.filesystem.exists(self._path(key)):
+                raise FileExistsError(key)
+            self.filesystem.pipe_file(self._path(key), data)
+
+    def _list(self, prefix: str) -> list[Entry]:
+        with self._lock:
+            return super()._list(prefix)
+
+    def _delete(self, key: str) -> None:
+        with self._lock:
+            super()._delete(key)
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Seconds since 1970 of a listing entry, under whichever name its file system gives it."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "timeCreated", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime.datetime):
+            if value.tzinfo is None:
+                value = value.replace(tzinfo=datetime.UTC)
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str) and value:
+            return datetime.datetime.fromisoformat(value).timestamp()
+    return 0.0
