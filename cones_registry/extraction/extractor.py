@@ -1,0 +1,207 @@
+"""Extractor: pictures of one subject in, its concept neurons out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cones_registry.digest import quote
+from cones_registry.errors import LimitExceededError, UsageError
+from cones_registry.extraction.conditioning import picture_size, require_learnable
+from cones_registry.extraction.cones import Cones
+from cones_registry.extraction.examples import ExampleBank
+from cones_registry.extraction.extraction import Extraction
+from cones_registry.extraction.first_order import FirstOrder
+from cones_registry.extraction.gates import Gates
+from cones_registry.extraction.images import Sources
+from cones_registry.extraction.loss import ConceptImplantingLoss
+from cones_registry.extraction.materials import Companions, Materials
+from cones_registry.extraction.methods import Method
+from cones_registry.extraction.noise import NoiseSchedule
+from cones_registry.extraction.prior import class_latents, default_cache_folder
+from cones_registry.extraction.progress import Progress, reporting
+from cones_registry.extraction.settings import ExtractionSettings
+from cones_registry.extraction.target import Target
+from cones_registry.extraction.weights import FlatWeights
+from cones_registry.manifest import SCOPES, Provenance, Scope
+
+if TYPE_CHECKING:
+    from cones_registry.base_model import BaseModel
+
+METHODS: Final[Mapping[str, type[Method]]] = {
+    method.name: method for method in (Gates, Cones, FirstOrder)
+}
+_LIBRARIES = ("cones-registry", "torch", "diffusers", "transformers", "numpy", "pillow")
+
+
+class Extractor:
+    """Finds concept neurons with one base model, which it never changes."""
+
+    def __init__(self, base: BaseModel, *, cache_folder: str | Path | None = None) -> None:
+        """cache_folder: where class pictures are kept; default: see ``default_cache_folder``.
+
+        Raises UsageError for a base model that is no U-Net or not trained by denoising.
+        """
+        require_learnable(base)
+        self.base = base
+        self.schedule = NoiseSchedule.of(base.pipeline.scheduler)
+        self.cache_folder = Path(cache_folder) if cache_folder else default_cache_folder()
+
+    def extract(
+        self,
+        images: Sources,
+        *,
+        token: str,
+        class_noun: str,
+        method: str | Method = "gates",
+        scope: Scope = "subject",
+        density: float | None = None,
+        tau: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        prompts: Sequence[str] | None = None,
+        companions: Companions | None = None,
+        settings: ExtractionSettings | None = None,
+        max_density: float = 0.5,
+        progress: Progress = "auto",
+    ) -> Extraction:
+        """Learn which K/V weights to shut so that "``token`` ``class_noun``" draws the subject.
+
+        images: a folder, files or PIL images of the subject; three to five are enough.
+            ``dog1.txt`` beside ``dog1.png`` is its caption, with ``{}`` for the subject:
+            "a {} on a beach", or "at left a {}|on white" (see ``Caption``).
+        token: a word that means nothing yet and is one entry of the tokenizer ("sks").
+        class_noun: what the subject is one of ("dog").
+        method: "gates", "cones", "first-order", or a ``Method`` with hyper-parameters of its own.
+        scope: "subject" or "prompt": at which rows of K and V the mask acts.
+        density: share of neurons to shut; each method has its default. tau: threshold on the score
+            instead (not for gates). steps: instead of the method's own.
+        prompts: captions for pictures without one; each with ``{}``.
+        companions: pictures of other things, or their folder; default: the subfolder
+            "companions" of the folder of images, if there is one. With some, the subject is also
+            learnt beside them, first and second in the prompt; without, it may be drawn only
+            where it is named first.
+        max_density: a mask above it is refused.
+        progress: "auto" (a bar on a terminal), None, or a callback that is given each ``Step``.
+
+        Deterministic by ``seed`` on one machine. Raises UsageError (token, captions, options),
+        NotFoundError and CorruptDataError (pictures), LimitExceededError (size, density),
+        DivergedError (the loss is no number).
+        """
+        settings = settings or ExtractionSettings()
+        chosen = _method(method).with_steps(steps)
+        target = _target(chosen, density, tau)
+        if scope not in SCOPES:
+            raise UsageError(f"unknown scope {quote(scope)}. Expected one of {', '.join(SCOPES)}")
+        materials = Materials.gather(
+            self.base,
+            images,
+            token=token,
+            class_noun=class_noun,
+            prompts=prompts,
+            companions=companions,
+        )
+        with reporting(progress, f"{chosen.name} {materials.name}") as on_step:
+            loss = self._loss(materials, settings, scope, chosen.batch_size, seed)
+            learnt = chosen.learn(loss, target=target, on_step=on_step)
+        if learnt.mask.density > max_density:
+            raise LimitExceededError(
+                f"the mask shuts {learnt.mask.density:.1%} of the neurons; the limit is "
+                f"{max_density:.1%}. Raise tau, or ask for a density"
+            )
+        parameters: dict[str, Any] = {
+            **chosen.to_json(),
+            **asdict(settings),
+            **asdict(loss.settings),
+            **asdict(target),
+            **loss.counts,
+            **learnt.found,
+            **materials.to_json(),
+        }
+        provenance = Provenance(
+            method=chosen.name,
+            seed=seed,
+            parameters=parameters,
+            image_digests=tuple(picture.digest for picture in materials.pictures),
+            history=learnt.history,
+            versions=_versions(),
+            prompt=materials.captions[0].text(materials.name),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return Extraction(
+            learnt.mask,
+            scope,
+            token,
+            materials.class_noun,
+            provenance,
+            learnt.history,
+            learnt.scores,
+        )
+
+    def _loss(
+        self,
+        materials: Materials,
+        settings: ExtractionSettings,
+        scope: Scope,
+        batch_size: int,
+        seed: int,
+    ) -> ConceptImplantingLoss:
+        """Pictures and captions encoded, class pictures drawn if they count."""
+        words = {"token": materials.token, "class_noun": materials.class_noun}
+        size = picture_size(self.base)
+        company = materials.company(size, settings, seed)
+        examples = [*materials.alone(size, settings), *company]
+        weighed = settings.for_scope(scope)
+        prior = None
+        if weighed.prior_weight > 0:
+            prompts = materials.class_prompts(settings.prior_count)
+            latents = class_latents(
+                self.base,
+                prompts,
+                seed=seed,
+                steps=settings.prior_steps,
+                guidance_scale=settings.guidance_scale,
+                folder=self.cache_folder,
+            )
+            prior = ExampleBank(self.base, latents, [[text] for text in prompts], **words)
+        return ConceptImplantingLoss(
+            self.base,
+            FlatWeights(self.base),
+            self.schedule,
+            subject=ExampleBank.of(self.base, examples, **words),
+            collage_count=len(company),
+            prior=prior,
+            settings=weighed,
+            batch_size=batch_size,
+            seed=seed,
+        )
+
+
+def _method(method: str | Method) -> Method:
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise UsageError(f"unknown method {quote(method)}. Expected one of {', '.join(METHODS)}")
+    return METHODS[method].default()
+
+
+def _target(method: Method, density: float | None, tau: float | None) -> Target:
+    if tau is not None and not method.uses_tau:
+        raise UsageError(f"method {method.name!r} has no tau. Give a density")
+    if density is None and tau is None:
+        density = method.default_density
+    return Target(density, tau)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "unknown"
+    return found

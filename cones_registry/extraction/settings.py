@@ -1,0 +1,56 @@
+"""What surrounds the method: collages, class pictures, timesteps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cones_registry.errors import UsageError
+from cones_registry.extraction.loss import LossSettings
+
+if TYPE_CHECKING:
+    from cones_registry.manifest import Scope
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """Everything around the method.
+
+    collage_share: share of each batch in which the subject stands beside a companion.
+    collage_limit: collages made at most.
+    prior_weight: weight of the class pictures; None: 1 for scope ``prompt``, 0 for ``subject``,
+        where every row that is not the subject's is the base model's own.
+    prior_count: class pictures. prior_steps, guidance_scale: how they are drawn.
+    towards_noise: more timesteps from the noisy end, see ``NoiseSchedule.stratified``.
+    flip: mirror pictures too; it swaps left and right, and writing.
+    Raises UsageError for values that cannot be.
+    """
+
+    collage_share: float = 0.5
+    collage_limit: int = 64
+    prior_weight: float | None = None
+    prior_count: int = 24
+    prior_steps: int = 30
+    guidance_scale: float = 2.0
+    towards_noise: float = 0.0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.collage_share <= 1:
+            raise UsageError(f"collage_share={self.collage_share}; expected 0 … 1, a share")
+        for name in ("prior_weight", "towards_noise", "guidance_scale", "collage_limit"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UsageError(f"{name}={value}; expected at least 0")
+        if self.prior_count < 1 or self.prior_steps < 1:
+            raise UsageError(
+                f"prior_count={self.prior_count}, prior_steps={self.prior_steps}; "
+                "expected at least 1 of each"
+            )
+
+    def for_scope(self, scope: Scope) -> LossSettings:
+        """What the loss weighs."""
+        prior = self.prior_weight
+        if prior is None:
+            prior = 0.0 if scope == "subject" else 1.0
+        return LossSettings(scope, self.collage_share, prior, self.towards_noise)
