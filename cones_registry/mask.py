@@ -274,10 +274,11 @@ class ConceptMask:
             return ConceptMask.trusted(self.table, words)
         members = bitmap.unpack_positions(words)
         product = np.ones(members.size, dtype=np.float32)
-        for mask in (self, other):
-            product[bitmap.contains(mask.words, members)] *= (
-                0 if mask.factors is None else mask.factors
-            )
+        # A product beyond float32 becomes infinite, which no mask accepts.
+        with np.errstate(over="ignore"):
+            for mask in (self, other):
+                factors = 0 if mask.factors is None else mask.factors
+                product[bitmap.contains(mask.words, members)] *= factors
         # The product of two graded factors needs more digits than either has.
         both = self.factors is not None and other.factors is not None
         precision = "float32" if both else finer(self.precision, other.precision)

@@ -49,7 +49,7 @@ def decode_factors(
         levels = (planes[0][:, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & 3
         if levels.reshape(-1)[count:].any():
             raise CorruptDataError("the factor plane has bits set beyond its last factor")
-        return TWO_BIT_LEVELS[levels.reshape(-1)[:count]]
+        return np.take(TWO_BIT_LEVELS, levels.reshape(-1)[:count])
     joined = np.empty((count, len(planes)), dtype=np.uint8)
     for position, plane in enumerate(planes):
         joined[:, position] = plane
