@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from cones_registry.manifest import Concept
 
 COLUMNS = ("ref", "aliases", "tags", "neurons", "density", "bytes", "scope", "created")
-# Digests are cut to this many hexadecimal digits where a person reads them.
-SHORT_DIGEST = 12
 
 
 def row(concept: Concept) -> tuple[object, ...]:
@@ -29,6 +27,25 @@ def row(concept: Concept) -> tuple[object, ...]:
     )
 
 
+def exact(concept: Concept) -> tuple[object, ...]:
+    """One concept as the values of COLUMNS, for programs: numbers in full, lists by spaces."""
+    return (
+        concept.ref,
+        " ".join(concept.aliases),
+        " ".join(concept.tags),
+        concept.neuron_count,
+        concept.density,
+        concept.blob_bytes,
+        concept.scope,
+        concept.created,
+    )
+
+
+def record(concept: Concept) -> dict[str, Any]:
+    """One concept as a JSON object: its fields and its ref."""
+    return {"ref": concept.ref, **concept.to_json()}
+
+
 def show_table(output: Output, concepts: Iterable[Concept]) -> None:
     """The concepts, one row each."""
     output.table(COLUMNS, [row(concept) for concept in concepts])
@@ -37,7 +54,7 @@ def show_table(output: Output, concepts: Iterable[Concept]) -> None:
 def show_record(output: Output, concept: Concept) -> None:
     """Everything about one concept."""
     if output.as_json:
-        output.document(concept.to_json())
+        output.document(record(concept))
         return
     provenance = concept.provenance
     fields: dict[str, object] = {
@@ -67,11 +84,6 @@ def show_record(output: Output, concept: Concept) -> None:
         fields["parents"] = ", ".join(provenance.parents)
         fields["versions"] = _assignments(provenance.versions)
     output.fields(fields)
-
-
-def short(digest: str) -> str:
-    """The first digits of a digest: 'sha256:77ab12…' -> '77ab12…', for tables."""
-    return digest.partition(":")[2][:SHORT_DIGEST] or digest
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

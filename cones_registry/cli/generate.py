@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cones_registry.errors import UsageError
+
 from .session import Session
 from .verb import verb
+
+if TYPE_CHECKING:
+    from cones_registry.resolver import Composition
 
 
 @verb()
@@ -38,9 +43,7 @@ from .verb import verb
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Denoising steps.")
 @click.option("--guidance", type=float, default=None, help="Classifier-free guidance; 1 is none.")
 @click.option("--negative", default="", metavar="PROMPT", help="What to move away from.")
-@click.option(
-    "--size", type=(int, int), default=(None, None), metavar="WIDTH HEIGHT", help="In pixels."
-)
+@click.option("--size", type=(int, int), default=None, metavar="WIDTH HEIGHT", help="In pixels.")
 @click.option("--scheduler", help="As dpm, ddim, euler; else the base model's own.")
 @click.option("--device", default="auto", show_default=True)
 def command(
@@ -54,7 +57,7 @@ def command(
     steps: int | None,
     guidance: float | None,
     negative: str,
-    size: tuple[int | None, int | None],
+    size: tuple[int, int] | None,
     scheduler: str | None,
     device: str,
 ) -> None:
@@ -65,16 +68,30 @@ def command(
     \b
     cones generate "a photo of V1 circle on grass" -c alice/circle --seed 7 -o circle.png
     """
-    composition = session.open(read_only=True).resolve(*refs) if refs else None
+    registry = session.open(read_only=True) if refs else None
+    composition = registry.resolve(*refs) if registry else None
+    if source is None and registry and composition:
+        source = registry.base(composition.base).source
+    if source is None:
+        raise UsageError(
+            "which base model? Name its folder, its hub id or `demo` with --base"
+            + (f"; the concepts were made for {composition.base}" if composition else "")
+        )
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import Generator, Request
+    from cones_registry.generation import Generator, Request, encode_picture, library_versions
 
-    base = BaseModel.load(source or base_source(session, composition), device=device)
+    base = BaseModel.load(source, device=device)
     requests = [
         Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
         for number in range(count)
     ]
-    chosen = {"steps": steps, "guidance_scale": guidance}
+    chosen = {
+        "steps": steps,
+        "guidance_scale": guidance,
+        "width": size and size[0],
+        "height": size and size[1],
+        "scheduler": scheduler,
+    }
     settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     with session.output.progress("drawing") as progress:
 
@@ -82,16 +99,25 @@ def command(
             progress.update(step + 1, pipeline.num_timesteps)
             return tensors
 
-        pictures = Generator(base).generate(
-            requests,
-            width=size[0],
-            height=size[1],
-            scheduler=scheduler,
-            on_step=on_step,
-            **settings,
-        )
+        pictures = Generator(base).generate(requests, on_step=on_step, **settings)
+    recipe = {
+        **settings,
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "concepts": concepts_of(composition),
+        "composition": composition.digest if composition else None,
+        "base": base.fingerprint,
+        "versions": library_versions(),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures, start=1):
+    for number, (request, picture) in enumerate(zip(requests, pictures, strict=True), start=1):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
-        picture.save(path)
+        form = "webp" if path.suffix.lower() == ".webp" else "png"
+        path.write_bytes(encode_picture(picture, {**recipe, "seed": request.seed}, format=form))
         session.output.line(str(path))
+
+
+def concepts_of(composition: Composition | None) -> list[dict[str, str]]:
+    """Refs with the digests of their masks, as a recipe keeps them."""
+    each = composition.contributions if composition else ()
+    return [{"ref": one.ref, "mask": one.mask_digest} for one in each]

@@ -14,18 +14,28 @@ from .failures import exit_code_table
 
 # Section -> verb -> one line of help. A verb is listed here when it works, and only then.
 SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Make": {
+        "extract": "Learn a concept from photos.",
+        "generate": "Draw a prompt with any concepts.",
+    },
     "Keep": {
         "init": "Make an empty registry.",
+        "push": "Keep a mask file as the next version of a concept.",
         "pull": "Write a concept's mask to a file.",
-        "show": "Show everything about one concept.",
+        "show": "Show everything about a concept, or how a picture was made.",
         "list": "List concepts.",
         "query": "Answer one SELECT over the catalogue.",
+        "diff": "Compare two masks.",
         "alias": "Give a version a movable name, as prod.",
         "tag": "Add keywords for search, or take them away.",
         "remove": "Take a version out of sight.",
         "restore": "Bring a removed version back.",
     },
-    "Help": {
+    "Combine": {
+        "resolve": "Say what several concepts come to.",
+    },
+    "Start": {
+        "demo": "The whole way, from photos to composed pictures.",
         "doctor": "Say what is installed and whether the registry answers.",
     },
 }

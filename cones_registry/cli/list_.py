@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .concepts import COLUMNS, row, show_table
+from .concepts import COLUMNS, exact, record, show_table
+from .filters import order_by, where
 from .session import Session
 from .verb import verb
 
@@ -12,9 +13,20 @@ from .verb import verb
 @verb(reads=True)
 @click.argument("name", required=False)
 @click.option("--owner", help="Only this owner's.")
-@click.option("--tag", help="Only those with this tag.")
-@click.option("--base", metavar="FINGERPRINT", help="Only those made for this base model.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, newest first.")
+@click.option("--tag", "tags", multiple=True, help="Only those with this tag; repeatable.")
+@click.option("--text", help="Only those with this in their name, note, words or tags.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="CONDITION",
+    help="As size>1MB, density<1%, created>30d (ago), method=gates, note~red; repeatable.",
+)
+@click.option("--removed", is_flag=True, help="Those that were removed and can be restored.")
+@click.option(
+    "--sort", metavar="FIELD[:asc|:desc]", help="As size or created:asc; newest first otherwise."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("-q", "--quiet", is_flag=True, help="Refs alone, one a line, for piping.")
 @click.option(
     "--format",
@@ -27,28 +39,41 @@ def command(
     session: Session,
     name: str | None,
     owner: str | None,
-    tag: str | None,
-    base: str | None,
+    tags: tuple[str, ...],
+    text: str | None,
+    filters: tuple[str, ...],
+    removed: bool,
+    sort: str | None,
     limit: int | None,
     quiet: bool,
     form: str,
 ) -> None:
-    """List concepts, newest first; with NAME only the versions of that one.
+    """List concepts, newest first; with [OWNER/]NAME only the versions of that one.
 
     \b
-    cones list --tag animal
+    cones list --tag animal --filter 'size>1MB'
     cones list -q --owner alice | xargs -n 1 cones pull
     """
-    registry = session.open(read_only=True)
-    found = registry.find(owner=owner, name=name, tag=tag, base=base, limit=limit)
+    condition = where(filters)
+    order = {} if sort is None else {"order_by": order_by(sort)}
+    found = session.open(read_only=True).find(
+        owner=owner,
+        name=name,
+        tag=tags or None,
+        text=text,
+        removed=removed,
+        where=(condition.sql, condition.values),
+        limit=limit,
+        **order,
+    )
     output = session.output
     if quiet:
         for concept in found:
             output.line(concept.ref)
     elif output.as_json or form == "json":
-        output.document([concept.to_json() for concept in found])
+        output.document([record(concept) for concept in found])
     elif form == "csv":
-        output.csv(COLUMNS, [row(concept) for concept in found])
+        output.csv(COLUMNS, [exact(concept) for concept in found])
     else:
         show_table(output, found)
         output.message(f"{len(found):,} concept{'' if len(found) == 1 else 's'}")

@@ -30,14 +30,15 @@ from .verb import verb
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def command(session: Session, ref: str, out: Path | None, layout: str, force: bool) -> None:
     """Write the mask of REF to a Parquet file, checked against its digest."""
-    from cones_registry.codec import encode
+    from cones_registry.codec import save_file
 
     registry = session.open(read_only=True)
     concept = registry.get(ref)
     path = out or Path(f"{concept.name}-{concept.version}.parquet")
     if path.exists() and not force:
         raise ConflictError(f"{path} is there already. Write elsewhere with -o, or add --force")
-    data = encode(registry.pull(concept.ref), layout=layout)
-    path.write_bytes(data)
+    save_file(registry.pull(concept.ref), path, layout=layout, footer=concept.to_json())
     session.output.line(str(path))
-    session.output.message(f"{concept.ref}: {concept.neuron_count:,} neurons, {size(len(data))}")
+    session.output.message(
+        f"{concept.ref}: {concept.neuron_count:,} neurons, {size(path.stat().st_size)}"
+    )

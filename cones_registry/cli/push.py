@@ -1,0 +1,74 @@
+"""`cones push`: keep a mask file in the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import size
+from .session import Session
+from .verb import verb
+
+if TYPE_CHECKING:
+    from cones_registry.manifest import Scope
+
+
+@verb()
+@click.argument("ref")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--base", "source", metavar="MODEL", help="Folder, hub id, `demo`, or a fingerprint (sha256:…)."
+)
+@click.option("--scope", type=click.Choice(["subject", "prompt"]), help="Where the mask acts.")
+@click.option("--token", help="The word that names the subject in prompts.")
+@click.option("--class-noun", help="What the subject is one of.")
+@click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
+@click.option("--note", help="Free text kept with the concept.")
+def command(
+    session: Session,
+    ref: str,
+    file: Path,
+    source: str | None,
+    scope: Scope | None,
+    token: str | None,
+    class_noun: str | None,
+    tags: tuple[str, ...],
+    note: str | None,
+) -> None:
+    """Keep the mask in FILE as the next version of REF, [OWNER/]NAME.
+
+    A file that `extract --out` or `pull` wrote says itself which base model it was made for, its
+    scope, words and provenance; options say otherwise.
+    """
+    from cones_registry.codec import load_file, read_footer
+    from cones_registry.manifest import Provenance
+
+    mask = load_file(file)
+    kept: dict[str, Any] = read_footer(file.read_bytes()).get("concept") or {}
+    provenance = kept.get("provenance")
+    concept = session.open().push(
+        ref,
+        mask,
+        base=_base(source) if source else kept.get("base"),
+        scope=scope or kept.get("scope", "prompt"),
+        token=token or kept.get("token"),
+        class_noun=class_noun or kept.get("class_noun"),
+        tags=tags or tuple(kept.get("tags", ())),
+        note=kept.get("note", "") if note is None else note,
+        provenance=None if provenance is None else Provenance.from_json(provenance),
+    )
+    session.output.line(concept.ref)
+    session.output.message(
+        f"pushed {concept.ref}: {concept.neuron_count:,} neurons, {size(concept.blob_bytes)}"
+    )
+
+
+def _base(source: str) -> Any:
+    """A fingerprint as it is; anything else is a model to load."""
+    if source.startswith("sha256:"):
+        return source
+    from cones_registry.base_model import BaseModel
+
+    return BaseModel.load(source)

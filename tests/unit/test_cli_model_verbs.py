@@ -1,0 +1,84 @@
+"""extract and generate, end to end on a tiny pipeline with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cones_registry import cli
+from cones_registry.codec import load_file
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, colour in enumerate(("red", "orange", "brown")):
+        Image.new("RGB", (20, 20), colour).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CONES_REGISTRY", str(tmp_path / "concepts"))
+    assert cli.run(["init"]) == 0
+    return tmp_path / "concepts"
+
+
+def test_photos_become_a_concept_and_the_concept_a_picture(
+    registry: Path,
+    photos: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = ["--base", str(tiny_pipeline_folder)]
+    words = ["--token", "sks", "--class-noun", "dog"]
+    file = tmp_path / "dog.parquet"
+    capsys.readouterr()
+    learnt = ["extract", str(photos), *words, *base, "--steps", "2", "--density", "0.1"]
+    assert cli.run([*learnt, "--push", "alice/dog", "--out", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{file}\nalice/dog:1\n"
+    assert len(load_file(file)) > 0
+
+    picture = tmp_path / "pictures" / "dog.png"
+    drawn = ["generate", "a photo of sks dog", "-c", "alice/dog", *base, "--steps", "2"]
+    assert cli.run([*drawn, "--out", str(picture), "--count", "2", "--seed", "4"]) == 0
+    first, second = capsys.readouterr().out.split()
+    assert (first, second) == (str(picture.with_stem("dog-1")), str(picture.with_stem("dog-2")))
+    assert Path(first).read_bytes() != Path(second).read_bytes()
+
+    # A picture says how it was made, to whoever has only the picture.
+    assert cli.run(["show", second]) == 0
+    recipe = json.loads(capsys.readouterr().out)
+    assert (recipe["prompt"], recipe["seed"], recipe["steps"]) == ("a photo of sks dog", 5, 2)
+    assert recipe["concepts"] == [{"ref": "alice/dog:1", "mask": load_file(file).digest}]
+
+    # The file alone, pushed by hand, is the same concept.
+    assert cli.run(["push", "alice/again", str(file)]) == 0
+    capsys.readouterr()
+    assert cli.run(["diff", "alice/dog", "alice/again", "--json"]) == 0
+    assert '"equal": true' in capsys.readouterr().out
+
+
+def test_extract_refuses_before_it_learns(
+    registry: Path, photos: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--base", str(tiny_pipeline_folder)]
+    words = ["--token", "sks", "--class-noun", "dog"]
+    assert cli.run(["extract", str(photos), *words, *base]) == 2
+    assert "--push REF" in capsys.readouterr().err
+    assert cli.run(["extract", "no-photos", *words, *base, "--push", "alice/dog"]) == 10
+    assert "no-photos" in capsys.readouterr().err
+
+
+def test_generate_says_which_base_model_it_needs_when_it_cannot_know(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["generate", "a photo of a dog"]) == 2
+    assert "--base" in capsys.readouterr().err
