@@ -10,6 +10,7 @@ import click
 
 from .failures import report
 from .group import LazyGroup
+from .output import ReaderGoneError
 from .session import Session
 from .verb import shared_options
 
@@ -39,8 +40,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=session,
         )
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough; nothing more can be flushed to it.
+    except ReaderGoneError:
+        # Python flushes stdout once more when it ends; that must not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:

@@ -63,6 +63,11 @@ def order_by(text: str) -> str:
     return f"{field.column} {'DESC' if falls else 'ASC'}, owner, name, version DESC"
 
 
+def parse_size(text: str) -> int:
+    """`1.5GB`, `200 MiB` or `4096` in bytes; UsageError for anything else."""
+    return int(_VALUES["bytes"](text, text.strip()))
+
+
 @dataclass(frozen=True)
 class _Field:
     column: str

@@ -34,6 +34,9 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Combine": {
         "resolve": "Say what several concepts come to.",
     },
+    "Care": {
+        "cache": "List or free the masks kept on this machine.",
+    },
     "Start": {
         "demo": "The whole way, from photos to composed pictures.",
         "doctor": "Say what is installed and whether the registry answers.",

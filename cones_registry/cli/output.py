@@ -34,6 +34,10 @@ def share(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
+class ReaderGoneError(Exception):
+    """The reader of a pipe (head, less) has seen enough."""
+
+
 class Progress(Protocol):
     """What long work reports to: `update` with done and total steps, and words beside the bar."""
 
@@ -165,4 +169,8 @@ def _plain(text: str) -> Any:
 
 
 def _write(text: str, stream: TextIO) -> None:
-    print(text, file=stream, flush=True)
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # click ends the command with exit code 1 on any EPIPE; to us it is no failure.
+        raise ReaderGoneError from None

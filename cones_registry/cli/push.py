@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cones_registry.errors import UsageError
+
 from .output import size
 from .session import Session
 from .verb import verb
@@ -45,6 +47,8 @@ def command(
     from cones_registry.codec import load_file, read_footer
     from cones_registry.manifest import Provenance
 
+    if not file.exists() and Path(ref).is_file():
+        raise UsageError(f"the ref comes first, then the file: cones push {file} {ref}")
     mask = load_file(file)
     kept: dict[str, Any] = read_footer(file.read_bytes()).get("concept") or {}
     provenance = kept.get("provenance")

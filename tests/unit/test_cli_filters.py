@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cones_registry.cli.filters import order_by, where
+from cones_registry.cli.filters import order_by, parse_size, where
 from cones_registry.errors import UsageError
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -75,3 +75,14 @@ def test_numbers_fall_and_words_rise_unless_told_otherwise() -> None:
     for wrong in ("tag", "size:up", "colour"):
         with pytest.raises(UsageError):
             order_by(wrong)
+
+
+def test_sizes_are_read_as_they_are_written() -> None:
+    assert [parse_size(text) for text in ("0", "1.5GB", "200 MiB", "4k")] == [
+        0,
+        1_500_000_000,
+        200 * 2**20,
+        4000,
+    ]
+    with pytest.raises(UsageError):
+        parse_size("a lot")

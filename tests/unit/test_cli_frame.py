@@ -169,3 +169,15 @@ def test_the_installed_command_is_the_same_as_the_module() -> None:
 
     (point,) = (p for p in entry_points(group="console_scripts") if p.name == "cones")
     assert point.load() is cli.main
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cones_registry.cli cache ls --json"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; (sleep 0.2; {command}) | true"],
+        env={**os.environ, "CONES_CACHE": str(tmp_path)},
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

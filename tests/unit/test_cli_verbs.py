@@ -116,6 +116,8 @@ def test_push_refuses_what_is_no_mask(cones: Command, tmp_path: Path) -> None:
     cones("push", "alice/dog", tmp_path / "photo.png", code=13)
     cones("push", "alice/dog", tmp_path / "nothing.parquet", code=10)
     assert "nothing.parquet" in cones.err
+    cones("push", tmp_path / "photo.png", "alice/dog", code=2)
+    assert "cones push alice/dog" in cones.err
 
 
 def test_pull_writes_the_mask_that_was_pushed_and_never_over_a_file(
@@ -239,6 +241,23 @@ def test_a_registry_that_is_not_there_is_said_so(
 ) -> None:
     assert cli.run(["list", "-r", str(tmp_path / "elsewhere")]) == 10
     assert "elsewhere" in capsys.readouterr().err
+
+
+def test_the_cache_of_this_machine_can_be_seen_and_emptied(cones: Command, tmp_path: Path) -> None:
+    from cones_registry.codec import encode
+    from cones_registry.digest import sha256_bytes
+    from cones_registry.registry.blob_cache import blob_key
+
+    data = encode(mask_of(1, 2))
+    path = tmp_path / "cache" / blob_key(sha256_bytes(data))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    (kept,) = cones.json("cache", "ls")
+    assert (kept["digest"], kept["bytes"]) == (sha256_bytes(data), len(data))
+    cones("cache", "prune", "--limit", "1GB")
+    assert path.exists()
+    assert cones.json("cache", "prune") == {"freed_bytes": len(data)}
+    assert not path.exists()
 
 
 def refused(command: Command, *arguments: object, code: int) -> str:

@@ -1,0 +1,49 @@
+"""`cones cache`: the masks kept on this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from .filters import parse_size
+from .output import size
+from .session import Session
+from .verb import verb
+
+
+@verb(registry=False, reads=True)
+@click.argument("action", type=click.Choice(["ls", "prune"]))
+@click.option("--limit", metavar="SIZE", default="0", help="For prune: keep so much, as 500MB.")
+def command(session: Session, action: str, limit: str) -> None:
+    """List what was fetched from object stores and kept on this machine, or free the space.
+
+    Every registry on this machine shares the cache; what is freed is fetched again when needed.
+    CONES_CACHE says where it is, CONES_CACHE_BYTES how much it may hold.
+    """
+    from cones_registry.registry.blob_cache import BlobCache
+    from cones_registry.registry.ledger import cache_folder
+
+    cache = BlobCache(None, cache_folder() / "blobs")
+    output = session.output
+    if action == "prune":
+        freed = cache.prune(parse_size(limit))
+        output.message(f"freed {size(freed)}")
+        if output.as_json:
+            output.document({"freed_bytes": freed})
+        return
+    blobs = cache.list()
+    used = [datetime.fromtimestamp(blob.used, UTC).isoformat(timespec="seconds") for blob in blobs]
+    if output.as_json:
+        output.document(
+            [
+                {"digest": blob.digest, "bytes": blob.size, "used": when}
+                for blob, when in zip(blobs, used, strict=True)
+            ]
+        )
+        return
+    rows = [(blob.digest, size(blob.size), when) for blob, when in zip(blobs, used, strict=True)]
+    output.table(("digest", "bytes", "last used"), rows)
+    output.message(
+        f"{len(blobs):,} masks, {size(sum(blob.size for blob in blobs))} in {cache.folder}"
+    )
