@@ -1,0 +1,60 @@
+"""How the demo learns a subject: its pictures, beside things the base model draws itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cones_registry.base_model import BaseModel
+from cones_registry.demo import world
+from cones_registry.demo.measure import GUIDANCE, STEPS
+from cones_registry.demo.subjects import Subject
+from cones_registry.extraction import Companion, Extraction, Extractor, Progress, base_companions
+from cones_registry.manifest import Scope
+
+COMPANIONS_EACH = 6  # things drawn beside each reference picture
+
+
+def companions(base: BaseModel, subject: Subject, *, seed: int = 0) -> tuple[Companion, ...]:
+    """Pictures of other things, drawn by the base model where the subject does not stand."""
+    generator = np.random.default_rng([seed, len(subject.name)])
+    pool = world.things()
+    prompts = []
+    for file in sorted(subject.folder.glob("*.txt")):
+        place, ground = file.stem, file.read_text(encoding="utf-8").split("|")[1].strip()
+        if place not in world.OPPOSITE:
+            continue
+        for _ in range(COMPANIONS_EACH):
+            thing = pool[int(generator.integers(len(pool)))]
+            prompts.append(f"at {world.OPPOSITE[place]} a {thing.words()} | {ground}")
+    return base_companions(
+        base,
+        prompts,
+        seed,
+        steps=STEPS,
+        guidance_scale=GUIDANCE,
+        batch_size=32,
+    )
+
+
+def learn(
+    extractor: Extractor,
+    subject: Subject,
+    *,
+    scope: Scope = "subject",
+    method: str = "gates",
+    seed: int = 0,
+    progress: Progress = "auto",
+    **options: object,
+) -> Extraction:
+    """The subject's concept neurons; ``options`` go to ``Extractor.extract``."""
+    return extractor.extract(
+        subject.folder,
+        token=subject.token,
+        class_noun=subject.noun,
+        scope=scope,
+        method=method,
+        seed=seed,
+        companions=companions(extractor.base, subject, seed=seed),
+        progress=progress,
+        **options,  # type: ignore[arg-type]
+    )
