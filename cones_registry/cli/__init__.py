@@ -32,6 +32,9 @@ def cones() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (sys.argv otherwise); return the exit code."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        # Their warnings speak to programmers; errors still come through.
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     session = Session(registry_url=os.environ.get("CONES_REGISTRY") or None)
     try:
         result = cones.main(
