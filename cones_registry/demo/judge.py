@@ -47,7 +47,10 @@ class JudgeNetwork(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(64 * 4 * 4, 128), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(128, size) for name, size in HEADS.items()})
         self.ground = nn.Sequential(
-            nn.AvgPool2d(2), *_stack(3, (16, 32)), nn.Flatten(), nn.Linear(32 * 16, len(BACKGROUNDS))
+            nn.AvgPool2d(2),
+            *_stack(3, (16, 32)),
+            nn.Flatten(),
+            nn.Linear(32 * 16, len(BACKGROUNDS)),
         )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from cones_registry.base_model import BaseModel
 from cones_registry.demo import world
 from cones_registry.demo.measure import GUIDANCE, STEPS
 from cones_registry.demo.subjects import Subject
-from cones_registry.extraction import Companion, Extraction, Extractor, Progress, base_companions
+from cones_registry.extraction import Companion, Extraction, Extractor, base_companions
+from cones_registry.extraction.progress import Progress
 from cones_registry.manifest import Scope
 
 COMPANIONS_EACH = 6  # things drawn beside each reference picture

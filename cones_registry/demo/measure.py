@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice, product
 
 import numpy as np
+from PIL import Image
 
 from cones_registry.demo import world
 from cones_registry.demo.judge import Judge, accuracy
@@ -74,7 +75,7 @@ def draw(
     guidance: float = GUIDANCE,
     steps: int = STEPS,
     **parts: object,
-) -> list[object]:
+) -> list[Image.Image]:
     """A picture for every trial; ``parts`` is ``mask=`` or ``composition=`` of the requests."""
     requests = [Request(trial.prompt, seed=trial.seed, **parts) for trial in trials]  # type: ignore[arg-type]
     return list(
@@ -82,6 +83,8 @@ def draw(
     )
 
 
-def score(judge: Judge, trials: Sequence[Trial], pictures: Sequence[object]) -> dict[str, float]:
+def score(
+    judge: Judge, trials: Sequence[Trial], pictures: Sequence[Image.Image]
+) -> dict[str, float]:
     """Shares in [0, 1] as in :func:`cones_registry.demo.judge.accuracy`."""
-    return accuracy([trial.scene for trial in trials], judge.read(pictures))  # type: ignore[arg-type]
+    return accuracy([trial.scene for trial in trials], judge.read(pictures))

@@ -133,7 +133,7 @@ def _balanced(generator: np.random.Generator, pool: list[Thing]) -> Thing:
 
 def render(scenes: list[Scene], generator: np.random.Generator) -> NDArray[np.uint8]:
     """Render scenes to ``uint8 [n, 32, 32, 3]``; ``generator`` draws offsets and radii."""
-    grid = (np.arange(SIZE * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
+    grid = (np.arange(SIZE * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
     pictures = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
     for number, scene in enumerate(scenes):
         canvas = np.empty((len(grid), len(grid), 3), np.float32)
@@ -142,7 +142,7 @@ def render(scenes: list[Scene], generator: np.random.Generator) -> NDArray[np.ui
             offset = generator.uniform(-JITTER, JITTER, 2)
             radius = float(generator.uniform(*RADIUS))
             centre_x, centre_y = np.asarray(PLACES[place]) + offset
-            _draw(canvas, thing, grid - np.float32(centre_x), grid - np.float32(centre_y), radius)
+            _draw(canvas, thing, grid - centre_x, grid - centre_y, radius)
         blocks = canvas.reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3)
         pictures[number] = np.rint(blocks.mean((1, 3)))
     return pictures
@@ -151,8 +151,8 @@ def render(scenes: list[Scene], generator: np.random.Generator) -> NDArray[np.ui
 def _draw(
     canvas: NDArray[np.float32],
     thing: Thing,
-    across: NDArray[np.float32],
-    down: NDArray[np.float32],
+    across: NDArray[np.float64],
+    down: NDArray[np.float64],
     radius: float,
 ) -> None:
     """Paint one thing; ``across`` and ``down`` are distances from its centre in pixels."""
@@ -167,7 +167,7 @@ def _draw(
         canvas[window][inside & ornament] = COLOURS[thing.second]
 
 
-def _inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points (in units of the radius) lie inside the shape."""
     if shape == "circle":
         return np.asarray(x**2 + y**2 <= 1)
