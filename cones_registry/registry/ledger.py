@@ -69,11 +69,13 @@ class Ledger:
         self.blobs = BlobCache(store, folder / "blobs")
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
         self._synced = float("-inf")
+        self.has_synced = False
 
     def sync(self) -> SyncReport:
         """Bring the local copy up to the log."""
         started = time.monotonic()
         report = self._syncer.sync()
+        self.has_synced = True
         self._synced = started
         for digest in report.purged_blobs:
             self.blobs.forget(digest)

@@ -256,7 +256,9 @@ class Pusher:
     def _find_equal_masks(self, drafts: list[_Draft]) -> None:
         """Point drafts at the blob of an equal mask that some concept in use refers to."""
         wanted = {draft.record["mask_digest"] for draft in drafts}
-        state = self._ledger.state()
+        # A handle that only pushes looks once; later pushes of others it meets as equal masks only
+        # after its next read. What it misses costs a second blob, nothing else.
+        state = self._ledger.state() if self._ledger.has_synced else self._ledger.fresh_now()
         if not wanted & self._pushed and not _with_masks(state, wanted):
             return
         # Only what is in use right now: the blobs of removed concepts may be pruned.

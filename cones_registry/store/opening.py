@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +60,8 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
     root = str(filesystem._strip_protocol(text)).strip("/")
     if not root:
         raise UsageError(f"{quote(text)} names no bucket; expected {scheme}://bucket/folder")
-    return RemoteStore(text.rstrip("/"), filesystem, root, create_options)
+    wrap = io.BytesIO if extra == "azure" else bytes
+    return RemoteStore(text.rstrip("/"), filesystem, root, create_options, wrap)
 
 
 def _local(text: str) -> Store:

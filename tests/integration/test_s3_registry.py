@@ -1,0 +1,69 @@
+"""The registry on every kind of store: what is pushed by one handle is there for all."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.errors import ConflictError, NotFoundError
+
+Place = Any  # of conftest.py: .url and .options
+TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (32, 48), "a.attn2.to_v.weight": (32, 48)})
+
+
+def mask_of(seed: int, density: float = 0.1) -> ConceptMask:
+    generator = np.random.default_rng(seed)
+    return ConceptMask.from_indices(
+        TABLE,
+        {
+            name: np.flatnonzero(generator.random(32 * 48) < density).astype(np.int32)
+            for name in TABLE.names
+        },
+    )
+
+
+def test_a_concept_is_pushed_found_aliased_removed_and_restored(place: Place) -> None:
+    registry = Registry.create(place.url, **place.options)
+    first = registry.push("alice/dog", mask_of(1), tags=["animal"], token="sks", class_noun="dog")
+    second = registry.push("alice/dog", mask_of(2))
+    assert (first.ref, second.ref) == ("alice/dog:1", "alice/dog:2")
+    other = Registry.open(place.url, **place.options)
+    assert other.get("alice/dog") == second
+    assert other.pull("alice/dog:1") == mask_of(1)
+    assert [each.ref for each in other.find(tag="animal")] == ["alice/dog:1"]
+    assert other.alias("alice/dog:1", "prod", expect=0).aliases == ("prod",)
+    assert registry.get("alice/dog:prod").version == 1
+    with pytest.raises(ConflictError):
+        registry.alias("alice/dog:2", "prod", expect=2)
+    assert registry.tag("alice/dog:2", add=["new"]).tags == ("new",)
+    assert other.remove("alice/dog:2").removed
+    with pytest.raises(NotFoundError, match="cones restore alice/dog:2"):
+        registry.get("alice/dog:2")
+    assert registry.restore("alice/dog:2").removed is False
+    assert other.query("SELECT count(*) AS n FROM concepts").to_pylist() == [{"n": 2}]
+
+
+def test_equal_masks_are_one_blob(place: Place) -> None:
+    registry = Registry.create(place.url, **place.options)
+    one = registry.push("alice/dog", mask_of(1))
+    two = Registry.open(place.url, **place.options).push("bob/dog", mask_of(1))
+    assert one.blob_digest == two.blob_digest
+    assert one.mask_digest == two.mask_digest
+
+
+def test_push_many_is_one_commit(place: Place) -> None:
+    registry = Registry.create(place.url, **place.options)
+    pushed = registry.push_many([(f"alice/c{number}", mask_of(number)) for number in range(20)])
+    other = Registry.open(place.url, **place.options)
+    assert sorted(each.ref for each in other.find()) == sorted(each.ref for each in pushed)
+    assert other.sync().segments == 0
+    assert other.pull_many(pushed) == [mask_of(number) for number in range(20)]
+
+
+def test_there_is_one_registry_at_one_place(place: Place) -> None:
+    with pytest.raises(NotFoundError, match="cones init"):
+        Registry.open(place.url, **place.options)
+    Registry.create(place.url, **place.options)
+    with pytest.raises(ConflictError, match="already"):
+        Registry.create(place.url, **place.options)
