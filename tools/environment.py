@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "cones-environment.json"
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+AZURITE = VENV / "azurite"
+AZURITE_PACKAGE = "azurite@3.37.0"
 OLDEST_PYTHON = (3, 11)
 # The tests run every part of the package.
 TEST_EXTRAS = ("model", "s3", "azure", "gcs", "ray", "plot", "delta", "test")
@@ -52,10 +54,33 @@ def prepare(*extras: str) -> Path:
     return _python()
 
 
+def prepare_azurite() -> None:
+    """Install the Azure test server beside the packages where npm is there; else say it is not.
+
+    The tests that need it are skipped, with the reason, where it is missing.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        _say("npm is not on the PATH: the tests on Azure Blob Storage will be skipped")
+        return
+    if (AZURITE / "node_modules" / "azurite" / "package.json").exists():
+        return
+    _say(f"installing {AZURITE_PACKAGE}, the Azure test server (once)")
+    quiet = ["--no-save", "--no-audit", "--no-fund", "--loglevel", "error"]
+    AZURITE.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [npm, "install", "--prefix", str(AZURITE), *quiet, AZURITE_PACKAGE], check=False
+    )
+    if done.returncode != 0:
+        _say("npm could not install it: the tests on Azure Blob Storage will be skipped")
+
+
 def run(command: list[str]) -> int:
     """Run `command` in the repository's folder with this terminal; return its exit code."""
+    # Where the tests look for the Azure test server, unless the caller has one elsewhere.
+    settings = {"AZURITE_HOME": str(AZURITE), **os.environ}
     try:
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+        return subprocess.run(command, cwd=ROOT, env=settings, check=False).returncode
     except KeyboardInterrupt:
         return 130
 
