@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -132,11 +132,8 @@ def added_conditions(
 def picture_size(base: BaseModel) -> int:
     """Width and height in pixels of the model's own square pictures."""
     sample = base.denoiser.config.sample_size
-    return int(sample if isinstance(sample, int) else sample[0]) * _scale(base.pipeline)
-
-
-def _scale(pipeline: Any) -> int:
-    return int(2 ** (len(pipeline.vae.config.block_out_channels) - 1))
+    scale = int(base.pipeline.vae_scale_factor)
+    return int(sample if isinstance(sample, int) else sample[0]) * scale
 
 
 def fitted(image: Image.Image, size: int) -> Image.Image:
@@ -153,6 +150,8 @@ def encode_pictures(base: BaseModel, pictures: Sequence[Image.Image]) -> torch.T
         for start in range(0, len(pictures), _CHUNK):
             chunk = [np.asarray(each, np.float32) for each in pictures[start : start + _CHUNK]]
             pixels = torch.from_numpy(np.stack(chunk)).permute(0, 3, 1, 2) / 127.5 - 1
-            posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-            parts.append((posterior.mode().float() - shift) * vae.config.scaling_factor)
+            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+            # AutoencoderKL gives a distribution, AutoencoderTiny the latents themselves.
+            latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
+            parts.append((latents.float() - shift) * vae.config.scaling_factor)
     return torch.cat(parts)
