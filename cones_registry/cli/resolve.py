@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,12 +25,27 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, max=1, min_open=True),
     help="The largest share of neurons that all of them may shut; above it, exit code 16.",
 )
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw overlaps and densities (PNG, SVG or PDF).",
+)
 def command(
-    session: Session, refs: tuple[str, ...], explain: bool, max_density: float | None
+    session: Session,
+    refs: tuple[str, ...],
+    explain: bool,
+    max_density: float | None,
+    plot: Path | None,
 ) -> None:
     """Combine concepts and say what each adds, what they share and where they clash."""
     limit = {} if max_density is None else {"max_density": max_density}
     composition = session.open(read_only=True).resolve(*refs, **limit)
+    if plot is not None:
+        from .figures import draw_composition
+
+        draw_composition(composition, plot)
+        session.output.message(f"drew {plot}")
     if session.output.as_json:
         session.output.document(composition.to_json())
         return

@@ -217,6 +217,13 @@ def test_resolve_explains_what_concepts_come_to(two: Command) -> None:
         assert expected in text
 
 
+def test_resolve_draws_what_it_explains(two: Command, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    two("resolve", "alice/dog", "bob/cat", "--plot", tmp_path / "figures" / "both.png")
+    assert (tmp_path / "figures" / "both.png").read_bytes().startswith(b"\x89PNG")
+    refused(two, "resolve", "alice/dog", "--plot", tmp_path / "both.txt", code=2)
+
+
 def test_resolve_refuses_too_much_density_and_mixed_base_models(
     two: Command, file: Callable[..., Path]
 ) -> None:
