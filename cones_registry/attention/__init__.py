@@ -46,7 +46,7 @@ from cones_registry.attention.plan import MaskedPart, RequestParts, plan_rows
 from cones_registry.attention.rows import KVRows, RowEdit, project_rows
 from cones_registry.attention.serving import ServedModel, serve
 from cones_registry.attention.shutting import shut
-from cones_registry.attention.tokens import subject_rows
+from cones_registry.attention.tokens import names_token, subject_rows
 from cones_registry.attention.weights import check_table, mask_weights
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "check_table",
     "cross_attentions",
     "mask_weights",
+    "names_token",
     "plan_rows",
     "project_rows",
     "serve",

@@ -55,6 +55,11 @@ def subject_rows(
     return found
 
 
+def names_token(prompt: str, token: str) -> bool:
+    """Whether ``prompt`` names ``token`` as a word; needs no tokenizer."""
+    return _phrase(token, None).search(unicodedata.normalize("NFC", prompt)) is not None
+
+
 def _phrase(token: str, class_noun: str | None) -> re.Pattern[str]:
     """``token``, its numbered continuations (textual inversion) and, if it follows, the noun."""
     name = re.escape(unicodedata.normalize("NFC", token.strip()))

@@ -1,0 +1,22 @@
+"""Batch jobs: a file of job lines in, pictures with their recipes out, resumable, on any engine."""
+
+from cones_registry.batch.compositions import Compositions
+from cones_registry.batch.engine import Engine
+from cones_registry.batch.job import BadJobsError, BadLine, Job, parse_jobs
+from cones_registry.batch.local import LocalEngine
+from cones_registry.batch.report import BatchReport, Failure, Progress
+from cones_registry.batch.run import run_batch
+
+__all__ = [
+    "BadJobsError",
+    "BadLine",
+    "BatchReport",
+    "Compositions",
+    "Engine",
+    "Failure",
+    "Job",
+    "LocalEngine",
+    "Progress",
+    "parse_jobs",
+    "run_batch",
+]

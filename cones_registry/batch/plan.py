@@ -1,0 +1,83 @@
+"""What a run will draw: refs pinned to versions, pictures in chunks that share their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cones_registry.batch.job import Job
+from cones_registry.manifest import Concept
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw. name: its file's stem, ``000012-003`` for the third of line 12."""
+
+    name: str
+    line: int
+    number: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    concepts: tuple[Concept, ...]
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """Exact refs, ``owner/name:version``."""
+        return tuple(concept.ref for concept in self.concepts)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the pictures of one chunk share, because one call of a pipeline has it once."""
+
+    steps: int
+    guidance: float
+    size: tuple[int, int] | None
+    scheduler: str | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pictures drawn in one batch, always the same ones together.
+
+    On most devices the last bits of a picture depend on how many are drawn at once, so a resumed
+    run draws the same chunks and gets the same bytes.
+    """
+
+    number: int
+    settings: Settings
+    pictures: tuple[Picture, ...]
+
+
+def make_chunks(
+    jobs: Iterable[Job], pins: Mapping[str, Concept], batch_size: int
+) -> tuple[Chunk, ...]:
+    """All pictures of ``jobs`` in chunks of at most ``batch_size``.
+
+    pins: ref as written -> the concept it stands for in this run.
+    Grouped by what must be equal (steps, guidance, size, scheduler), never by concept; within a
+    group in the order of the file. The same jobs always give the same chunks.
+    """
+    groups: dict[Settings, list[Picture]] = {}
+    for job in jobs:
+        settings = Settings(job.steps, job.guidance, job.size, job.scheduler)
+        concepts = tuple(pins[ref] for ref in job.concepts)
+        groups.setdefault(settings, []).extend(
+            Picture(
+                f"{job.line:06d}-{number + 1:03d}",
+                job.line,
+                number + 1,
+                job.prompt,
+                job.negative_prompt,
+                job.seed + number,
+                concepts,
+            )
+            for number in range(job.count)
+        )
+    chunks: list[Chunk] = []
+    for settings, pictures in groups.items():
+        for start in range(0, len(pictures), batch_size):
+            chosen = tuple(pictures[start : start + batch_size])
+            chunks.append(Chunk(len(chunks), settings, chosen))
+    return tuple(chunks)

@@ -1,0 +1,134 @@
+"""One worker: a base model that draws chunks. The same on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cones_registry.base_model import BaseModel
+from cones_registry.batch.compositions import Compositions
+from cones_registry.batch.plan import Chunk, Picture
+from cones_registry.errors import ConesError
+from cones_registry.generation import Generator, Request, encode_picture, library_versions
+
+RECIPE_FORMAT = "cones recipe 1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A picture's file content, or why there is none."""
+
+    picture: Picture
+    data: bytes | None
+    error: str | None = None
+
+
+class Worker:
+    """Draws chunks with one base model. Not shared between threads."""
+
+    def __init__(self, base: BaseModel, compositions: Compositions, *, format: str = "png") -> None:
+        self.base = base
+        self._compositions = compositions
+        self._generator = Generator(base)
+        self._format = format
+        self._versions = library_versions()
+
+    def draw(self, chunk: Chunk, wanted: frozenset[str]) -> list[Outcome]:
+        """Draw a whole chunk; outcomes of the pictures named in ``wanted``.
+
+        All are drawn, since the last bits of a picture depend on the size of its batch. A picture
+        that cannot be drawn does not stop the others: they are drawn one by one then.
+        """
+        requests: dict[str, Request] = {}
+        errors: dict[str, str] = {}
+        for picture in chunk.pictures:
+            try:
+                request = self._request(picture)
+                self._generator.stream([request], **_arguments(chunk))  # checks; draws nothing yet
+            except ConesError as error:
+                errors[picture.name] = str(error)
+            else:
+                requests[picture.name] = request
+        accepted = [picture for picture in chunk.pictures if picture.name in requests]
+        drawn = self._draw(accepted, requests, chunk, errors)
+        return [
+            Outcome(picture, drawn.get(picture.name), errors.get(picture.name))
+            for picture in chunk.pictures
+            if picture.name in wanted
+        ]
+
+    def _draw(
+        self,
+        pictures: list[Picture],
+        requests: Mapping[str, Request],
+        chunk: Chunk,
+        errors: dict[str, str],
+    ) -> dict[str, bytes]:
+        try:
+            images = self._generator.generate(
+                [requests[picture.name] for picture in pictures], **_arguments(chunk)
+            )
+        except (
+            Exception
+        ) as error:  # a picture's failure is its outcome, whatever the library raised
+            if len(pictures) == 1:
+                errors[pictures[0].name] = f"{type(error).__name__}: {error}"
+                return {}
+            alone: dict[str, bytes] = {}
+            for picture in pictures:
+                alone.update(self._draw([picture], requests, chunk, errors))
+            return alone
+        return {
+            picture.name: encode_picture(
+                image, self._recipe(picture, requests[picture.name], chunk), format=self._format
+            )
+            for picture, image in zip(pictures, images, strict=True)
+        }
+
+    def _request(self, picture: Picture) -> Request:
+        return Request(
+            picture.prompt,
+            composition=self._compositions.get(picture.concepts),
+            seed=picture.seed,
+            negative_prompt=picture.negative_prompt,
+        )
+
+    def _recipe(self, picture: Picture, request: Request, chunk: Chunk) -> dict[str, Any]:
+        settings = chunk.settings
+        return {
+            "format": RECIPE_FORMAT,
+            "prompt": picture.prompt,
+            "negative_prompt": picture.negative_prompt,
+            "seed": picture.seed,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "size": list(settings.size) if settings.size else None,
+            "scheduler": settings.scheduler or type(self.base.pipeline.scheduler).__name__,
+            "base": self.base.fingerprint,
+            "dtype": str(self.base.dtype).removeprefix("torch."),
+            "composition": getattr(request.composition, "digest", None),
+            "concepts": [
+                {
+                    "ref": concept.ref,
+                    "mask_digest": concept.mask_digest,
+                    "blob_digest": concept.blob_digest,
+                    "scope": concept.scope,
+                    "token": concept.token,
+                    "class_noun": concept.class_noun,
+                }
+                for concept in picture.concepts
+            ],
+            "versions": self._versions,
+        }
+
+
+def _arguments(chunk: Chunk) -> dict[str, Any]:
+    width, height = chunk.settings.size or (None, None)
+    return {
+        "steps": chunk.settings.steps,
+        "guidance_scale": chunk.settings.guidance,
+        "width": width,
+        "height": height,
+        "scheduler": chunk.settings.scheduler,
+    }
