@@ -32,8 +32,10 @@ __all__ = [
 ]
 
 LAYOUTS: Final[dict[str, Layout]] = {layout.name: layout for layout in (Gap8(), Plain())}
-"""Name -> layout, in the order in which `encode` tries them."""
+"""Name -> layout."""
 SMALLEST: Final = "smallest"
+_COMPACT: Final = ("gap8",)
+"""Layouts that "smallest" chooses from; "plain" is for SQL, and smaller by a header at most."""
 
 
 def encode(
@@ -43,7 +45,8 @@ def encode(
 
     Args:
         mask: the mask.
-        layout: "gap8", "plain", or "smallest": whichever takes fewest bytes for this mask.
+        layout: "gap8"; "plain", for SQL without a decoder; or "smallest": whichever compact layout
+            takes fewest bytes for this mask.
         footer: JSON object kept in the file's footer under `concept`, for whoever finds the file
             alone.
 
@@ -51,7 +54,7 @@ def encode(
         UsageError: an unknown layout, or a footer that is not JSON.
     """
     if layout == SMALLEST:
-        return min((_encode(mask, each, footer) for each in LAYOUTS.values()), key=len)
+        return min((_encode(mask, LAYOUTS[name], footer) for name in _COMPACT), key=len)
     if layout not in LAYOUTS:
         raise UsageError(
             f"no layout {quote(layout)}; choose {SMALLEST} or one of {', '.join(LAYOUTS)}"

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cones_registry.codec.footer import FOOTER_KEY, MAX_FOOTER_BYTES, Footer
-from cones_registry.codec.pages import DATA_PAGE, walk_pages
+from cones_registry.codec.footer import FOOTER_KEY, Footer
+from cones_registry.codec.parquet import MAX_METADATA_BYTES, ParquetMetadata
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
 
@@ -25,14 +25,13 @@ ZSTD_LEVEL: Final = 1
 MAX_EXPANSION: Final = 64
 """A column never decompresses to more than this times the file (plus a bit for each neuron)."""
 
-_MAGIC: Final = b"PAR1"
 _LARGEST_PAGE: Final = 2**31 - 1
 _MAX_CONTAINER: Final = 4096
 _PHYSICAL: Final = {
-    "string": "BYTE_ARRAY",
-    "binary": "BYTE_ARRAY",
-    "int32": "INT32",
-    "float": "FLOAT",
+    pa.string(): "BYTE_ARRAY",
+    pa.binary(): "BYTE_ARRAY",
+    pa.int32(): "INT32",
+    pa.float32(): "FLOAT",
 }
 
 
@@ -117,7 +116,7 @@ def translate_arrow_errors() -> Iterator[None]:
         yield
     except CorruptDataError:
         raise
-    except (pa.ArrowException, OSError, ValueError, IndexError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise CorruptDataError(
             f"not a readable Parquet file: {quote(str(error))}. Fetch or write it again"
         ) from error
@@ -132,49 +131,13 @@ class Container:
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._view = memoryview(data).cast("B")
-        size = len(self._view)
-        if size < 12 or bytes(self._view[:4]) != _MAGIC or bytes(self._view[-4:]) != _MAGIC:
-            raise CorruptDataError(
-                f"not a mask file: {size} bytes that do not start and end with 'PAR1'. "
-                "Expected the Parquet file that `encode` or `save_file` wrote"
-            )
-        self._metadata_start = size - 8 - int.from_bytes(self._view[-8:-4], "little")
-        if self._metadata_start < 4:
-            raise CorruptDataError("the file is cut off: its metadata would start before its data")
-        with translate_arrow_errors():
-            self._file = pq.ParquetFile(
-                pa.BufferReader(pa.py_buffer(self._view)),
-                page_checksum_verification=True,
-                read_dictionary=["layer"],
-                thrift_string_size_limit=2 * MAX_FOOTER_BYTES,
-                thrift_container_size_limit=_MAX_CONTAINER,
-            )
-            self._metadata = self._file.metadata
-            footer = (self._metadata.metadata or {}).get(FOOTER_KEY)
+        self._metadata = ParquetMetadata(self._view)
+        footer = self._metadata.key_value(FOOTER_KEY)
         if footer is None:
             raise CorruptDataError(
                 "a Parquet file, but not a mask: its metadata has no key 'cones'"
             )
         self.footer = Footer.parse(footer)
-
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        """Column name -> position. Every column is flat and without nulls."""
-        schema = self._metadata.schema
-        if self._metadata.num_row_groups > 1:
-            raise CorruptDataError(
-                f"the file has {self._metadata.num_row_groups} row groups; expected one"
-            )
-        found: dict[str, int] = {}
-        for position in range(self._metadata.num_columns):
-            column = schema.column(position)
-            if column.max_definition_level or column.max_repetition_level:
-                raise CorruptDataError(
-                    f"column {quote(column.path)} is optional, nested or repeated; "
-                    "expected required"
-                )
-            found[column.path] = position
-        return found
 
     @property
     def byte_count(self) -> int:
@@ -184,71 +147,88 @@ class Container:
     @property
     def row_count(self) -> int:
         """Rows of the file."""
-        return int(self._metadata.num_rows)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._columns
-
-    def check(self, types: Mapping[str, str], *, largest_page: int) -> None:
-        """Check the type and every page header of the columns that are about to be read.
-
-        Args:
-            types: column name -> "string", "binary", "int32" or "float".
-            largest_page: bytes that any one page may take when decompressed.
-        """
-        for name, kind in types.items():
-            if name not in self._columns:
-                raise CorruptDataError(
-                    f"the file has no column {name!r}; layout {self.footer.layout!r} needs it"
-                )
-            position = self._columns[name]
-            column = self._metadata.schema.column(position)
-            if column.physical_type != _PHYSICAL[kind]:
-                raise CorruptDataError(
-                    f"column {name!r} is {column.physical_type}; expected {_PHYSICAL[kind]}"
-                )
-            if self._metadata.num_row_groups:
-                self._check_pages(name, position, largest_page)
-
-    def _check_pages(self, name: str, position: int, largest_page: int) -> None:
-        with translate_arrow_errors():
-            chunk = self._metadata.row_group(0).column(position)
-            start, size = chunk.data_page_offset, chunk.total_compressed_size
-            if chunk.has_dictionary_page:
-                start = min(start, chunk.dictionary_page_offset)
-        if start < 4 or size < 0 or start + size > self._metadata_start:
-            raise CorruptDataError(f"column {name!r} lies outside the file")
-        values = 0
-        for page in walk_pages(self._view, start, start + size):
-            if page.uncompressed_bytes > largest_page:
-                raise CorruptDataError(
-                    f"a page of column {name!r} claims {page.uncompressed_bytes} bytes; "
-                    f"a file of {len(self._view)} bytes cannot need that many"
-                )
-            if not page.has_checksum:
-                raise CorruptDataError(f"a page of column {name!r} has no checksum")
-            values += page.value_count if page.kind == DATA_PAGE else 0
-        if values != self.row_count:
-            raise CorruptDataError(
-                f"column {name!r} holds {values} values; the file has {self.row_count} rows"
-            )
+        return self._metadata.row_count
 
     @property
     def largest_page(self) -> int:
         """Bytes a page may take when decompressed, before the layer table is known."""
         return MAX_EXPANSION * len(self._view)
 
-    def read(self, names: Sequence[str]) -> dict[str, pa.Array]:
-        """Whole columns that were checked before."""
-        with translate_arrow_errors():
-            table = self._file.read(columns=list(names), use_threads=False)
-            return {name: table.column(name).combine_chunks() for name in names}
+    def __contains__(self, name: str) -> bool:
+        return name in self._metadata.columns
 
-    def batches(self, names: Sequence[str], rows: int) -> Iterator[dict[str, pa.Array]]:
-        """Checked columns, at most `rows` rows at a time."""
+    def read(self, types: Mapping[str, pa.DataType], *, largest_page: int) -> dict[str, pa.Array]:
+        """Whole columns.
+
+        Args:
+            types: column name -> string, binary, int32 or float.
+            largest_page: bytes that any one page may take when decompressed.
+        """
+        self._check(types, largest_page)
         with translate_arrow_errors():
-            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
-                yield {name: batch.column(name) for name in names}
+            table = self._file.read(columns=list(types), use_threads=False)
+            arrays = {name: table.column(name).combine_chunks() for name in types}
+        _check_types(arrays, types)
+        return arrays
+
+    def batches(
+        self, types: Mapping[str, pa.DataType], rows: int, *, dictionaries: Sequence[str] = ()
+    ) -> Iterator[dict[str, pa.Array]]:
+        """Columns, at most `rows` rows at a time; those in `dictionaries` as dictionary arrays."""
+        self._check(types, self.largest_page)
+        with translate_arrow_errors():
+            file = self._open(read_dictionary=list(dictionaries))
+            for batch in file.iter_batches(rows, columns=list(types), use_threads=False):
+                arrays = {name: batch.column(name) for name in types}
+                _check_types(arrays, types)
+                yield arrays
+
+    def _check(self, types: Mapping[str, pa.DataType], largest_page: int) -> None:
+        """Check the type and every page header of the columns that are about to be read."""
+        for name, kind in types.items():
+            column = self._metadata.columns.get(name)
+            if column is None:
+                raise CorruptDataError(
+                    f"the file has no column {name!r}; layout {self.footer.layout!r} needs it"
+                )
+            if column.physical_type != _PHYSICAL[kind]:
+                raise CorruptDataError(
+                    f"column {name!r} is {column.physical_type}; expected {_PHYSICAL[kind]}"
+                )
+            values = 0
+            for page in self._metadata.pages(column):
+                if page.byte_count > largest_page:
+                    raise CorruptDataError(
+                        f"a page of column {name!r} claims {page.byte_count} bytes; "
+                        f"a file of {len(self._view)} bytes cannot need that many"
+                    )
+                values += page.value_count if page.is_data else 0
+            if values != self.row_count:
+                raise CorruptDataError(
+                    f"the pages of column {name!r} hold {values} values; "
+                    f"the file has {self.row_count} rows"
+                )
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return self._open()
+
+    def _open(self, **options: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.BufferReader(pa.py_buffer(self._view)),
+            page_checksum_verification=True,
+            thrift_string_size_limit=MAX_METADATA_BYTES,
+            thrift_container_size_limit=_MAX_CONTAINER,
+            **options,
+        )
+
+
+def _check_types(arrays: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]) -> None:
+    """The same bytes can be called a date or a text: Arrow must have read what was asked for."""
+    for name, array in arrays.items():
+        kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+        if kind != types[name]:
+            raise CorruptDataError(f"column {name!r} holds {kind}; expected {types[name]}")
 
 
 def integers(array: pa.Array) -> npt.NDArray[np.int32]:

@@ -99,16 +99,14 @@ class _Rows:
     def __init__(self, container: Container, contents: Contents) -> None:
         self._contents = contents
         limit = container.largest_page
-        container.check({"encoding": "string"}, largest_page=limit)
+        types = {"encoding": pa.string()} | ({"low": pa.binary()} if "low" in container else {})
+        columns = container.read(types, largest_page=limit)
         # `Gap8.columns` never writes a cell larger than the layer's bitmap.
-        container.check({"gaps": "binary"}, largest_page=limit + _all_bitmaps(contents.table))
-        names = ["encoding", "gaps"]
-        if "low" in container:
-            container.check({"low": "binary"}, largest_page=limit)
-            names.append("low")
-        columns = container.read(names)
+        gaps = container.read(
+            {"gaps": pa.binary()}, largest_page=limit + _all_bitmaps(contents.table)
+        )
         self._encodings = texts(columns["encoding"])
-        self._gaps = Cells(columns["gaps"])
+        self._gaps = Cells(gaps["gaps"])
         self._lows = Cells(columns["low"]) if "low" in columns else None
 
     def decode_into(self, packed: npt.NDArray[np.uint8], position: int) -> None:

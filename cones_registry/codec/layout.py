@@ -61,7 +61,12 @@ class Contents:
     counts: npt.NDArray[np.int64]
 
 
-_LAYER_COLUMNS: Final = {"layer": "string", "rows": "int32", "cols": "int32", "n": "int32"}
+_LAYER_COLUMNS: Final = {
+    "layer": pa.string(),
+    "rows": pa.int32(),
+    "cols": pa.int32(),
+    "n": pa.int32(),
+}
 
 
 def layer_columns(mask: ConceptMask) -> dict[str, Column]:
@@ -82,8 +87,7 @@ def read_layer_columns(container: Container) -> Contents:
             f"the file has {container.row_count} rows, one for each layer; "
             f"expected 1 to {MAX_LAYERS}"
         )
-    container.check(_LAYER_COLUMNS, largest_page=container.largest_page)
-    columns = container.read(tuple(_LAYER_COLUMNS))
+    columns = container.read(_LAYER_COLUMNS, largest_page=container.largest_page)
     rows, cols = integers(columns["rows"]).tolist(), integers(columns["cols"]).tolist()
     entries = tuple(zip(texts(columns["layer"]), rows, cols, strict=True))
     return check_contents(entries, integers(columns["n"]), container.footer)
@@ -150,8 +154,9 @@ def read_factor_columns(container: Container, contents: Contents) -> npt.NDArray
     names = plane_names(container.footer.precision)
     if not names:
         return None
-    container.check(dict.fromkeys(names, "binary"), largest_page=container.largest_page)
-    cells = [Cells(array) for array in container.read(names).values()]
+    types = dict.fromkeys(names, pa.binary())
+    planes = container.read(types, largest_page=container.largest_page)
+    cells = [Cells(array) for array in planes.values()]
     return np.concatenate(
         [
             decode_factors([plane[row] for plane in cells], count, container.footer.precision)

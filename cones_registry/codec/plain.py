@@ -36,7 +36,7 @@ class Plain:
         layers = pa.DictionaryArray.from_arrays(rows, pa.array(mask.table.names, pa.string()))
         indices = [mask.indices(name) for name in mask.table.names]
         columns = {
-            "layer": Column(layers.cast(pa.string()), "RLE_DICTIONARY"),
+            "layer": Column(layers, "RLE_DICTIONARY"),
             "index": Column(pa.array(np.concatenate(indices)), "DELTA_BINARY_PACKED"),
         }
         if mask.factors is not None:
@@ -104,15 +104,14 @@ def _batches(container: Container, contents: Contents) -> Any:
     """(index int64 [n], layer position int64 [n], factor float32 [n]) of the next rows, checked."""
     if not container.row_count:
         return  # Parquet writes no page for a column of no rows.
-    types = {"layer": "string", "index": "int32"}
+    types = {"layer": pa.string(), "index": pa.int32()}
     if container.footer.precision != "binary":
-        types["factor"] = "float"
-    container.check(types, largest_page=container.largest_page)
+        types["factor"] = pa.float32()
     ends = np.cumsum(contents.counts)
     sizes = np.array([layer.neuron_count for layer in contents.table.layers])
     done, last_row, last_index = 0, -1, -1
     size = min(max(container.byte_count, _SMALLEST_BATCH), _LARGEST_BATCH)
-    for batch in container.batches(tuple(types), size):
+    for batch in container.batches(types, size, dictionaries=["layer"]):
         index = integers(batch["index"]).astype(np.int64)
         rows = np.searchsorted(ends, np.arange(done, done + len(index)), side="right")
         _check_layers(batch["layer"], rows, contents)

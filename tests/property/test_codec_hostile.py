@@ -1,0 +1,182 @@
+"""Damaged and hostile bytes: an error that says so, never a crash, a hang, or another mask."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cones_registry.codec import LAYOUTS, decode, encode
+from cones_registry.codec.container import Column, binary_column, write_container
+from cones_registry.codec.footer import Footer
+from cones_registry.codec.layout import layer_columns
+from cones_registry.errors import CorruptDataError
+from cones_registry.layers import LayerTable
+from cones_registry.mask import ConceptMask
+
+TABLE = LayerTable.from_shapes({"a": (40, 50), "b": (3, 30)})
+
+
+def example(precision: Any = "binary") -> ConceptMask:
+    mask = ConceptMask.from_indices(
+        TABLE, {"a": np.arange(99, 2000, 100), "b": np.array([0, 1, 2, 8])}
+    )
+    if precision == "binary":
+        return mask
+    return ConceptMask(TABLE, mask.words, np.linspace(0, 1, 24).astype(np.float32), precision)
+
+
+FILES = {
+    f"{layout}-{precision}": (encode(example(precision), layout=layout), example(precision))
+    for layout in LAYOUTS
+    for precision in ("binary", "2bit", "float16")
+}
+FOOTER_STARTS = {name: data.index(b'{"format"') for name, (data, _) in FILES.items()}
+
+
+def survives(data: bytes, mask: ConceptMask) -> None:
+    """`data` is refused, or it is the mask it was made from."""
+    try:
+        again = decode(data)
+    except CorruptDataError:
+        return
+    assert again == mask
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_flipped_bit_gives_another_mask(name: str) -> None:
+    data, mask = FILES[name]
+    rng = np.random.default_rng(0)
+    for position in range(0, len(data), 2):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        survives(bytes(damaged), mask)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flip_in_a_page_is_caught_without_the_digest(name: str) -> None:
+    data, mask = FILES[name]
+    pages_end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for position in range(4, pages_end, 5):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        try:
+            again = decode(bytes(damaged), verify=False)
+        except CorruptDataError:
+            continue
+        # What a page header says beside the sizes may change without a consequence.
+        assert again == mask
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_cut_off_file_is_read(name: str) -> None:
+    data, _ = FILES[name]
+    for length in range(0, len(data), 31):
+        with pytest.raises(CorruptDataError):
+            decode(data[:length])
+
+
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    edits=st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 8), st.binary(max_size=8)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_any_edit_is_refused_or_harmless(name: str, edits: list[tuple[int, int, bytes]]) -> None:
+    data, mask = FILES[name]
+    for position, removed, inserted in edits:
+        position %= len(data)
+        data = data[:position] + inserted + data[position + removed :]
+
+    survives(data, mask)
+
+
+CELLS = st.binary(max_size=40)
+
+
+@given(
+    gaps=st.tuples(CELLS, CELLS),
+    low=st.tuples(CELLS, CELLS),
+    encodings=st.tuples(*[st.sampled_from(["gap8", "gap8:1", "gap8:7", "gap8:24", "bitmap"])] * 2),
+    counts=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+)
+def test_any_cells_in_a_sound_file_are_refused_or_hold_what_they_say(
+    gaps: tuple[bytes, bytes],
+    low: tuple[bytes, bytes],
+    encodings: tuple[str, str],
+    counts: tuple[int, int],
+) -> None:
+    columns = layer_columns(example()) | {
+        "n": Column(pa.array(counts, pa.int32())),
+        "encoding": Column(pa.array(encodings, pa.string())),
+        "low": binary_column(low),
+        "gaps": binary_column(gaps),
+    }
+    footer = Footer("gap8", "binary", TABLE.digest, example().digest, 2090, sum(counts))
+
+    try:
+        mask = decode(write_container(columns, footer), verify=False)
+    except CorruptDataError:
+        return
+    assert mask.counts.tolist() == list(counts)
+    assert ConceptMask(TABLE, mask.words) == mask
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_are_refused(data: bytes) -> None:
+    for each in (data, b"PAR1" + data + len(data).to_bytes(4, "little") + b"PAR1"):
+        with pytest.raises(CorruptDataError):
+            decode(each)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+KEYS = sorted(Footer("gap8", "binary", "", "", 1, 0).to_json())
+
+
+@given(st.sampled_from([*KEYS, "layer_table", "concept"]), JSON)
+def test_any_footer_value_is_refused_or_read(key: str, value: Any) -> None:
+    known = Footer("gap8", "binary", TABLE.digest, example().digest, 2090, 24).to_json()
+    text = json.dumps(known | {key: value}).encode()
+
+    try:
+        footer = Footer.parse(text)
+    except CorruptDataError:
+        return
+    assert json.loads(footer.to_bytes())["layout"] == footer.layout
+
+
+@given(JSON)
+def test_any_json_is_refused_or_read_as_a_footer(value: Any) -> None:
+    with pytest.raises(CorruptDataError):
+        Footer.parse(json.dumps(value).encode())
+
+
+def test_decoding_allocates_no_more_than_the_bitmap_and_a_multiple_of_the_file() -> None:
+    table = LayerTable.from_shapes({f"layer-{i}": (1280, 768) for i in range(4)})
+    rng = np.random.default_rng(0)
+    flags = {name: rng.random((1280, 768)) < 0.1 for name in table.names}
+    mask = ConceptMask.from_dense(flags)
+    for layout in LAYOUTS:
+        data = encode(mask, layout=layout)
+        pool_before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        try:
+            decode(data, verify=False)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert peak <= 64 * len(data) + table.neuron_count // 8
+        assert pa.total_allocated_bytes() - pool_before <= 64 * len(data) + table.neuron_count // 8
