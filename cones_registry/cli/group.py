@@ -17,6 +17,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Make": {
         "extract": "Learn a concept from photos.",
         "generate": "Draw a prompt with any concepts.",
+        "batch": "Draw many pictures from a file of job lines.",
     },
     "Keep": {
         "init": "Make an empty registry.",

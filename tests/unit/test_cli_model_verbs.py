@@ -82,3 +82,29 @@ def test_generate_says_which_base_model_it_needs_when_it_cannot_know(
 ) -> None:
     assert cli.run(["generate", "a photo of a dog"]) == 2
     assert "--base" in capsys.readouterr().err
+
+
+def test_a_batch_draws_what_is_missing_and_its_exit_code_says_whether_all_is_there(
+    registry: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "run"
+    line = {"prompt": "a photo of a dog", "steps": 1, "count": 2}
+    jobs.write_text(json.dumps(line) + "\n")
+    run = ["batch", str(jobs), "--out", str(out), "--base", str(tiny_pipeline_folder), "--json"]
+    capsys.readouterr()
+    assert cli.run(run) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 2
+    assert cli.run(run) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 2
+
+    jobs.write_text(json.dumps(line) + "\n" + json.dumps({**line, "concepts": ["no/one"]}) + "\n")
+    elsewhere = [*run, "--out", str(tmp_path / "other")]
+    assert cli.run(elsewhere) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert cli.run([*elsewhere, "--keep-going"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["made"] == 2
+    assert "line 2" in captured.err
