@@ -9,11 +9,13 @@ hence a new name a state.)
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +54,7 @@ class Meta:
         snapshot: number of the newest snapshot whose segments are all in, 0 for none.
         manifest: digest of that snapshot's manifest, "" for none.
         latest: the latest stamp seen.
-        condemned, purged, rewritten: as in `Fold`.
+        condemned, purged, rewritten, purged_blobs: as in `Fold`.
     """
 
     snapshot: int = 0
@@ -61,6 +63,7 @@ class Meta:
     condemned: dict[Digest, tuple[str, int]] = field(default_factory=dict)
     purged: dict[Digest, int] = field(default_factory=dict)
     rewritten: dict[Digest, tuple[Digest, int]] = field(default_factory=dict)
+    purged_blobs: list[Digest] = field(default_factory=list)
 
     def to_json(self) -> str:
         """As kept in `internal.meta`."""
@@ -93,6 +96,16 @@ class State:
     connection: Any
 
 
+# DuckDB complains at interpreter exit about connections that are open then.
+_OPEN: Final[weakref.WeakSet[LocalCopy]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for copy in list(_OPEN):
+        copy.close()
+
+
 @dataclass
 class Builder:
     """A new state while it is made.
@@ -122,6 +135,7 @@ class LocalCopy:
                 f"cannot make the cache folder {folder}: {error}. Set CONES_CACHE to a folder "
                 "that may be written"
             ) from error
+        _OPEN.add(self)
         self._file_lock = filelock.FileLock(folder / "lock", timeout=LOCK_SECONDS)
 
     @contextlib.contextmanager
@@ -229,7 +243,7 @@ class LocalCopy:
             self._sweep()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open; the next read opens it again."""
         with self._lock:
             if self._state is not None:
                 self._state.connection.close()

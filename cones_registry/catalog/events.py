@@ -5,6 +5,7 @@ alias    generation `generation` of an alias names `version`
 tag      keywords added to and removed from a version
 remove   hides a version         restore  shows it again
 condemn  phase one of pruning: these versions are beyond restoring, these blobs may go
+swept    these condemned blobs are gone
 rewrite  blob `old` is now blob `new` (purge made it again without the purged owner's record)
 purge    everything of the concepts with these name digests, up to a version, is gone for good
 pointer  a snapshot exists and has folded these segments
@@ -164,6 +165,11 @@ def _purge(value: Event) -> None:
         parse_digest(digest)
 
 
+def _swept(value: Event) -> None:
+    for digest in _list(value["blobs"]):
+        parse_digest(digest)
+
+
 def _pointer(value: Event) -> None:
     _integer(value["number"], 1, MAX_VERSION, "number")
     parse_digest(value["manifest"])
@@ -184,6 +190,7 @@ _CHECKS: Final[dict[str, Callable[[Event], None]]] = {
     "remove": _version_key,
     "restore": _version_key,
     "condemn": _condemn,
+    "swept": _swept,
     "rewrite": _rewrite,
     "purge": _purge,
     "pointer": _pointer,

@@ -162,6 +162,11 @@ class Fold:
             if version is not None:
                 version.pruned = True
 
+    def _swept(self, stamp: str, event: Event) -> None:
+        for digest in event["blobs"]:
+            if digest in self.condemned and self.condemned[digest][0] < stamp:
+                del self.condemned[digest]
+
     def _rewrite(self, stamp: str, event: Event) -> None:
         new = (event["new"], event["bytes"])
         self.rewritten[event["old"]] = new
@@ -218,6 +223,7 @@ _APPLY: dict[str, Callable[[Fold, str, Event], None]] = {
     "remove": Fold._remove,
     "restore": Fold._remove,
     "condemn": Fold._condemn,
+    "swept": Fold._swept,
     "rewrite": Fold._rewrite,
     "purge": _already_done,
     "pointer": _already_done,

@@ -78,6 +78,7 @@ def encode_manifest(
             "condemned": meta.condemned,
             "purged": meta.purged,
             "rewritten": meta.rewritten,
+            "purged_blobs": meta.purged_blobs,
             "maker": maker,
         },
     )
@@ -103,6 +104,7 @@ def decode_manifest(number: int, data: bytes) -> Manifest:
                 parse_digest(old): (parse_digest(new), int(size))
                 for old, (new, size) in body["rewritten"].items()
             },
+            purged_blobs=[parse_digest(blob) for blob in body["purged_blobs"]],
         )
         return Manifest(
             number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Iterable
@@ -100,7 +101,8 @@ class Syncer:
 
     def _apply(self, listed: dict[str, str], state: State | None) -> SyncReport:
         applied = state.applied if state else frozenset[str]()
-        meta = state.meta if state else Meta()
+        # A copy: the state that is read from stays as it is, also when this fails.
+        meta = dataclasses.replace(state.meta) if state else Meta()
         new = {stamp: key for stamp, key in listed.items() if stamp not in applied}
         pointers = self._pointers(new, meta.snapshot)
         manifest = self._to_reload(pointers, meta, applied, new)
@@ -185,6 +187,7 @@ class Syncer:
         segments: list[Segment],
         applied: set[str],
     ) -> SyncReport:
+        known_purged = set(meta.purged_blobs)
         if manifest is not None:
             meta = manifest.meta
         parquet = self._fetch(manifest) if manifest else None
@@ -215,13 +218,14 @@ class Syncer:
             meta.latest = max([meta.latest, *applied])
             meta.condemned, meta.purged = fold.condemned, fold.purged
             meta.rewritten = fold.rewritten
+            meta.purged_blobs = sorted({*meta.purged_blobs, *fold.purged_blobs})
             write_meta(connection, meta)
             builder.rewrite = fold.purges
         return SyncReport(
             len(segments) - len(waiting),
             manifest.number if manifest else None,
             len(waiting),
-            tuple(sorted(fold.purged_blobs)),
+            tuple(sorted(set(meta.purged_blobs) - known_purged)),
         )
 
     def _fetch(self, manifest: snapshots.Manifest) -> bytes:

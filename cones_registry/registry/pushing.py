@@ -410,11 +410,16 @@ def _with_masks(state: State, digests: set[Digest]) -> dict[Digest, list[Version
 
 def read_history(ledger: Ledger, blob: Digest) -> tuple[Mapping[str, Any], ...]:
     """The loss history in a blob's footer; empty if it has none."""
-    concept = read_footer(ledger.blobs.get(blob)).get("concept") or {}
+    return history_of(ledger.blobs.get(blob))
+
+
+def history_of(data: bytes) -> tuple[Mapping[str, Any], ...]:
+    """The loss history in the footer of a blob's bytes."""
+    concept = read_footer(data).get("concept") or {}
     provenance = concept.get("provenance") or {}
-    history = provenance.get("history", [])
+    history = provenance.get("history", []) if isinstance(provenance, dict) else None
     if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
-        raise CorruptDataError(f"the footer of blob {blob} has a history that is not a list")
+        raise CorruptDataError("the footer of a blob has a history that is not a list of objects")
     return tuple(history)
 
 

@@ -19,7 +19,8 @@ from cones_registry.registry.changes import Changes
 from cones_registry.registry.ledger import Ledger, create_root, read_root
 from cones_registry.registry.lookup import NEWEST_FIRST, as_ref, find, find_version
 from cones_registry.registry.pushing import Push, Pusher, read_history
-from cones_registry.registry.quotas import Quota, Quotas
+from cones_registry.registry.quotas import Quotas
+from cones_registry.registry.upkeep import Upkeep
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, resolve
 from cones_registry.store import open_store
 
@@ -32,7 +33,7 @@ DEFAULT_OWNER: Final = "local"
 AnyRef = str | Ref | Concept
 
 
-class Registry:
+class Registry(Upkeep):
     """Concepts under one URL; any number of machines may read and write it at once, with no server.
 
     Every read sees all that was acknowledged before it began, unless `max_staleness` allows less.
@@ -358,19 +359,3 @@ class Registry:
     def base(self, fingerprint: str) -> Base:
         """What is known of a base model: its layer table and source; `NotFoundError` if nothing."""
         return self._bases.get(fingerprint)
-
-    # -- quotas -----------------------------------------------------------------------------------
-
-    def set_quota(
-        self, owner: str, *, concepts: int | None = None, bytes: int | None = None
-    ) -> Quota:
-        """Limit what an owner may keep; None: no limit. Enforced at push, by every writer."""
-        return self._quotas.set(owner, concepts, bytes)
-
-    def quota(self, owner: str) -> Quota:
-        """The limits of one owner."""
-        return self._quotas.get(owner)
-
-    def quotas(self) -> list[Quota]:
-        """The limits of every owner that has any."""
-        return self._quotas.all()

@@ -2,7 +2,7 @@
 
     names/<owner>/<name>/<number>                      a version; holds its whole record
     names/<owner>/<name>/alias/<alias>/<generation>    a move of an alias; holds its event
-    purged/<name digest>                               numbers that are never given again
+    purged/<name digest>/<number>                      numbers that are never given again
 
 A reserved version without its event in the log is a gap: nothing was acknowledged. A reserved move
 of an alias is decided: whoever finds it without its event publishes that event, so the next one to
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ulid import ULID
 
 from cones_registry.catalog.documents import seal, unseal
 from cones_registry.catalog.events import Event, check_event
 from cones_registry.catalog.fold import name_digest
-from cones_registry.errors import CorruptDataError, NotFoundError
+from cones_registry.errors import CorruptDataError
 from cones_registry.store import Store
 
 PREFIX: Final = "names/"
@@ -48,9 +48,9 @@ def alias_key(owner: str, name: str, alias: str, generation: int) -> str:
     return f"{PREFIX}{owner}/{name}/alias/{alias}/{generation}"
 
 
-def purged_key(registry_id: str, owner: str, name: str) -> str:
-    """Key of the record that numbers of a name were purged."""
-    return f"purged/{name_digest(registry_id, owner, name).removeprefix('sha256:')}.json"
+def purged_prefix(registry_id: str, owner: str, name: str) -> str:
+    """Folder of the records that numbers of a name were purged."""
+    return f"purged/{name_digest(registry_id, owner, name).removeprefix('sha256:')}/"
 
 
 def parse_key(key: str) -> ReservedName | None:
@@ -93,12 +93,12 @@ def reserved_versions(store: Store, owner: str, name: str) -> list[int]:
 
 def highest_purged(store: Store, registry_id: str, owner: str, name: str) -> int:
     """The highest version of a purged name, 0 if it was never purged."""
-    key = purged_key(registry_id, owner, name)
-    try:
-        body: dict[str, Any] = unseal("purged", store.get(key), key)
-    except NotFoundError:
-        return 0
-    highest = body.get("highest")
-    if type(highest) is not int or highest < 0:
-        raise CorruptDataError(f"{key} says {highest!r}; expected a version number")
-    return highest
+    prefix = purged_prefix(registry_id, owner, name)
+    numbers = (entry.key.removeprefix(prefix) for entry in store.list(prefix))
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def reserve_purged(store: Store, registry_id: str, owner: str, name: str, highest: int) -> None:
+    """Never give a version up to `highest` of a name again."""
+    key = f"{purged_prefix(registry_id, owner, name)}{highest}"
+    store.put_new(key, seal("purged", {"highest": highest}))

@@ -1,0 +1,380 @@
+"""Purge: everything of one owner or one concept, gone for good, with proof and a receipt.
+
+Order, so that a kill at any step leaves something a second purge finishes: numbers are reserved
+against reuse, blobs shared with others are written again without the purged record, the purge is
+committed (from then on no reader shows it), bytes and reservations go, the log is folded into a
+snapshot without it, and every object of before goes. Names survive only as salted digests, which
+keep numbers from being given again; the receipt has not even those.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog.documents import seal
+from cones_registry.catalog.events import Event
+from cones_registry.catalog.fold import Version, name_digest
+from cones_registry.catalog.reader import versions_where
+from cones_registry.codec import decode, encode, read_footer
+from cones_registry.digest import Digest, sha256_bytes
+from cones_registry.errors import (
+    ConflictError,
+    CorruptDataError,
+    NotFoundError,
+    StoreUnavailableError,
+    UsageError,
+)
+from cones_registry.manifest import Ref, check_name
+from cones_registry.registry import reservations
+from cones_registry.registry.blob_cache import blob_key
+from cones_registry.registry.compaction import compact
+from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.pruning import blob_entries
+
+_COMPACTIONS: Final = 20
+
+
+@dataclass(frozen=True)
+class PurgeReceipt:
+    """Proof of a purge; says nothing of whom.
+
+    Attributes:
+        id: of the receipt, and its key below `receipts/`.
+        registry_id, created: where and when (UTC).
+        versions: how many were purged.
+        removed_blobs, rewritten_blobs: digests of blobs that are gone, and of those made again
+            because others use the same mask.
+        reservations, segments, snapshots: how many objects of each kind were removed.
+        freed_bytes: bytes of removed blobs.
+        scanned_objects, scanned_bytes: what was read afterwards to prove the absence.
+        found: how often the purged names were found in it: 0.
+        digest: of the stored receipt.
+    """
+
+    id: str
+    registry_id: str
+    created: str
+    versions: int
+    removed_blobs: tuple[Digest, ...]
+    rewritten_blobs: tuple[Digest, ...]
+    reservations: int
+    segments: int
+    snapshots: int
+    freed_bytes: int
+    scanned_objects: int
+    scanned_bytes: int
+    found: int
+    digest: Digest = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.__dict__.items()
+        }
+
+
+@dataclass(frozen=True)
+class PurgePlan:
+    """What a purge would do; nothing changes until `execute`.
+
+    Attributes:
+        owner, name: whose, and which concept; `name` None: all of the owner.
+        names: concept name -> highest version, of everything known or reserved.
+        versions: how many versions the catalogue has.
+        blobs: blob digest -> bytes, used by nobody else.
+        shared: blob digest -> bytes, used by others too: made again without the purged record.
+        reserved: keys that go.
+        residue: log segments that still speak of it, from a purge that was interrupted.
+    """
+
+    owner: str
+    name: str | None
+    names: dict[str, int]
+    versions: int
+    blobs: dict[Digest, int]
+    shared: dict[Digest, int]
+    reserved: tuple[str, ...]
+    residue: int
+    _ledger: Ledger = field(repr=False, compare=False)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that `execute` frees."""
+        return sum(self.blobs.values())
+
+    def execute(self) -> PurgeReceipt:
+        """Purge, prove it, and keep the receipt.
+
+        Raises:
+            ConflictError: something of it came back while it was purged; purge again.
+            StoreUnavailableError: broken off; purge again to finish.
+        """
+        ledger, store = self._ledger, self._ledger.store
+        ledger.require_writable()
+        for name, highest in self.names.items():
+            reservations.reserve_purged(store, ledger.registry_id, self.owner, name, highest)
+        events, rewritten = self._rewrite_shared()
+        names = {
+            name_digest(ledger.registry_id, self.owner, name): highest
+            for name, highest in self.names.items()
+        }
+        removed = sorted({*self.blobs, *self.shared})
+        committed = ledger.commit([*events, {"type": "purge", "names": names, "blobs": removed}])
+        list(store.each(lambda digest: store.delete(blob_key(digest)), removed))
+        list(store.each(store.delete, self.reserved))
+        before = _count(ledger)
+        self._fold_away(committed.stamp)
+        ledger.sync()
+        for digest in removed:
+            ledger.blobs.forget(digest)
+        after = _count(ledger)
+        return self._receipt(rewritten, before, after)
+
+    def _rewrite_shared(self) -> tuple[list[Event], list[Digest]]:
+        """Write shared blobs again, each with the record of one that stays."""
+        ledger = self._ledger
+        events: list[Event] = []
+        for digest in sorted(self.shared):
+            stays = [
+                version
+                for version in _versions_of_blob(ledger, digest)
+                if not self._concerns(version.record["owner"], version.record["name"])
+            ]
+            if not stays:
+                continue
+            data = ledger.blobs.get(digest)
+            old = read_footer(data)
+            new = encode(decode(data), layout=old["layout"], footer=_footer_of(stays[0], old))
+            store_digest = sha256_bytes(new)
+            ledger.store.put_new(blob_key(store_digest), new)
+            events.append(
+                {"type": "rewrite", "old": digest, "new": store_digest, "bytes": len(new)}
+            )
+        return events, [event["new"] for event in events]
+
+    def _concerns(self, owner: str, name: str) -> bool:
+        return owner == self.owner and self.name in (None, name)
+
+    def _fold_away(self, stamp: str) -> None:
+        """Compact until nothing of before the purge is left in log and snapshots."""
+        ledger = self._ledger
+        for attempt in range(_COMPACTIONS):
+            compact(ledger, grace=0, minimum=1)
+            left = [
+                entry.key
+                for entry in ledger.store.list(segments.PREFIX)
+                if not segments.is_pointer(entry.key) and segments.parse_name(entry.key)[0] <= stamp
+            ]
+            if not left and len(snapshots.manifest_numbers(ledger.store)) <= 1:
+                return
+            time.sleep(0.05 * attempt)
+        raise StoreUnavailableError(
+            f"the log could not be folded in {_COMPACTIONS} attempts, since others compact "
+            "at the same time. The purge is committed; run it again to finish"
+        )
+
+    def _receipt(
+        self,
+        rewritten: list[Digest],
+        before: tuple[int, int],
+        after: tuple[int, int],
+    ) -> PurgeReceipt:
+        ledger = self._ledger
+        objects, size, found = self._scan()
+        if found:
+            raise ConflictError(
+                f"{found} objects still speak of what was purged: it was written again meanwhile. "
+                "Stop its writers, then purge again"
+            )
+        receipt = PurgeReceipt(
+            id=ledger.clock.next(),
+            registry_id=ledger.registry_id,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions=self.versions,
+            removed_blobs=tuple(sorted({*self.blobs, *self.shared})),
+            rewritten_blobs=tuple(rewritten),
+            reservations=len(self.reserved),
+            segments=max(0, before[0] - after[0]),
+            snapshots=max(0, before[1] - after[1]),
+            freed_bytes=self.freed_bytes,
+            scanned_objects=objects,
+            scanned_bytes=size,
+            found=0,
+        )
+        body = receipt.to_json()
+        del body["digest"]
+        data = seal("receipt", body)
+        ledger.store.put_new(f"receipts/{receipt.id}.json", data)
+        return PurgeReceipt(**{**receipt.__dict__, "digest": sha256_bytes(data)})
+
+    def _scan(self) -> tuple[int, int, int]:
+        """(objects, bytes, findings) of a search through all that could still hold the names."""
+        ledger, store = self._ledger, self._ledger.store
+        objects = size = found = 0
+        for entry in store.list(""):
+            objects += 1
+            each = reservations.parse_key(entry.key)
+            found += bool(each and self._concerns(each.owner, each.name))
+            found += entry.key.startswith(f"quotas/{self.owner}/") and self.name is None
+        for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
+            size += len(data or b"")
+            found += data is not None and self._in_segment(key, data)
+        newest = snapshots.newest_manifest(store)
+        state = ledger.fresh_now()
+        if newest is not None:
+            size += newest.size
+            found += _rows_in_snapshot(ledger, newest, self.owner, self.name)
+        found += len(_versions(state, self.owner, self.name))
+        for key, data in store.get_many([entry.key for entry in _blobs_of(ledger).values()]):
+            size += len(data or b"")
+            found += data is not None and self._concerns(*_named_in(data))
+            del key
+        return objects, size, int(found)
+
+    def _in_segment(self, key: str, data: bytes) -> bool:
+        return _mentions(segments.decode_segment(key, data), self.owner, self.name)
+
+
+def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
+    """What a purge of an owner, or of one concept, would remove; see `PurgePlan`."""
+    if (owner is None) == (ref is None):
+        raise UsageError("give either owner= or ref= of what is to be purged")
+    name = None
+    if ref is not None:
+        if ref.version is not None or ref.alias is not None or ref.digest is not None:
+            raise UsageError(
+                f"a purge takes a whole concept; {ref.name!r}, not {str(ref)!r}. "
+                "To take one version out of use: cones remove"
+            )
+        owner, name = ref.owner, ref.name
+    check_name(owner or "", "owner")
+    whose = owner or ""
+    store = ledger.store
+    state = ledger.fresh_now()
+    versions = _versions(state, whose, name)
+    names: dict[str, int] = {}
+    reserved = []
+    for entry in store.list(f"{reservations.PREFIX}{whose}/" + (f"{name}/" if name else "")):
+        each = reservations.parse_key(entry.key)
+        reserved.append(entry.key)
+        if each:
+            highest = 0 if each.alias else each.number
+            names[each.name] = max(highest, names.get(each.name, 0))
+    if name is None:
+        reserved += [entry.key for entry in store.list(f"quotas/{whose}/")]
+    for version in versions:
+        record = version.record
+        names[record["name"]] = max(record["version"], names.get(record["name"], 0))
+    blobs, shared = _blobs_to_go(ledger, versions, whose, name)
+    residue = 0
+    for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
+        residue += data is not None and _mentions(segments.decode_segment(key, data), whose, name)
+    if not (versions or reserved or blobs or shared or residue):
+        raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
+    return PurgePlan(
+        whose, name, names, len(versions), blobs, shared, tuple(reserved), int(residue), ledger
+    )
+
+
+def _blobs_to_go(
+    ledger: Ledger, versions: list[Version], owner: str, name: str | None
+) -> tuple[dict[Digest, int], dict[Digest, int]]:
+    """(blobs used by nobody else, blobs used by others whose footer holds the purged record)."""
+    entries = _blobs_of(ledger)
+    state = ledger.state()
+    used_by_others: set[Digest] = set()
+    used: set[Digest] = set()
+    for version in versions_where(state, "NOT pruned"):
+        record = version.record
+        used.add(record["blob_digest"])
+        if record["owner"] != owner or name not in (None, record["name"]):
+            used_by_others.add(record["blob_digest"])
+    mine = {version.record["blob_digest"] for version in versions}
+    # What pushes that never committed have left can name its owner too.
+    suspects = {d for d in entries if d in mine or d not in used}
+    blobs, shared = {}, {}
+    for key, data in ledger.store.get_many([entries[digest].key for digest in sorted(suspects)]):
+        digest = "sha256:" + key.rpartition("/")[2].removesuffix(".parquet")
+        named = _named_in(data or b"")
+        is_named = named[0] == owner and name in (None, named[1])
+        if digest in used_by_others:
+            if is_named:
+                shared[digest] = entries[digest].size
+        elif digest in mine or is_named:
+            blobs[digest] = entries[digest].size
+    return blobs, shared
+
+
+def _blobs_of(ledger: Ledger) -> dict[Digest, Any]:
+    return blob_entries(ledger)
+
+
+def _named_in(data: bytes) -> tuple[str, str]:
+    """(owner, name) in a blob's footer, empty where there is none or the blob is damaged."""
+    try:
+        concept = read_footer(data).get("concept") or {}
+    except CorruptDataError:
+        return "", ""
+    return str(concept.get("owner", "")), str(concept.get("name", ""))
+
+
+def _footer_of(version: Version, old: dict[str, Any]) -> dict[str, Any]:
+    """The footer that the push of `version` would have written; the history is the same."""
+    record = dict(version.record)
+    for name in ("blob_digest", "blob_bytes", "layout"):
+        record.pop(name)
+    if record.get("provenance") is not None and version.history:
+        before = (old.get("concept") or {}).get("provenance") or {}
+        record["provenance"] = {**record["provenance"], "history": before.get("history", [])}
+    if version.push:
+        record["push"] = version.push
+    return record
+
+
+def _versions(state: Any, owner: str, name: str | None) -> list[Version]:
+    if name is None:
+        return versions_where(state, "owner = ?", [owner])
+    return versions_where(state, "owner = ? AND name = ?", [owner, name])
+
+
+def _versions_of_blob(ledger: Ledger, digest: Digest) -> list[Version]:
+    return versions_where(ledger.state(), "blob_digest = ? AND NOT pruned", [digest])
+
+
+def _mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
+    for event in segment.events:
+        concept = event.get("concept", event)
+        if concept.get("owner") == owner and name in (None, concept.get("name")):
+            return True
+        for each in event.get("versions", ()):
+            if each[0] == owner and name in (None, each[1]):
+                return True
+    return False
+
+
+def _rows_in_snapshot(
+    ledger: Ledger, manifest: snapshots.Manifest, owner: str, name: str | None
+) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    data = snapshots.read_parquet(ledger.store, manifest)
+    rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
+    match = pc.equal(rows["owner"], owner)
+    if name is not None:
+        match = pc.and_(match, pc.equal(rows["name"], name))
+    return int(pc.sum(match).as_py() or 0)
+
+
+def _count(ledger: Ledger) -> tuple[int, int]:
+    """(log segments, snapshots) in the store."""
+    return (
+        len(ledger.store.list(segments.PREFIX)),
+        len(snapshots.manifest_numbers(ledger.store)),
+    )
