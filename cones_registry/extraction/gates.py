@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cones_registry.extraction.methods import Curve, Learnt, Method, as_scores
-from cones_registry.extraction.target import highest
 
 if TYPE_CHECKING:
     from cones_registry.extraction.loss import ConceptImplantingLoss
@@ -17,19 +16,23 @@ if TYPE_CHECKING:
     from cones_registry.extraction.target import Target
 
 
+OPEN = 0.5
+"""A gate is open where s is above it."""
+
+
 @dataclass(frozen=True)
 class Gates(Method):
-    """A latent s ∈ [0, 1] for every weight, open (1) at first; the model runs on θ ∘ [s > ½].
+    """A latent s ∈ [−1, 1] for every weight, 1 at first; the model runs on θ ∘ gate.
 
-    The gradient goes straight through the step, ∂L/∂s = θ ∘ ∂L/∂(θ ∘ gate); s moves by the
-    direction of Adam at ``learning_rate`` falling to ``last_rate``, then by a pull κ · rate back
-    to open, so that only weights whose shutting helps steadily stay shut. κ is moved, a step at a
-    time, so that the density follows a path that ends at the target.
+    A gate is shut where s is at most ½ and among the lowest, as many as the target density
+    allows. The gradient goes straight through the step, ∂L/∂s = θ ∘ ∂L/∂(θ ∘ gate); s moves by the
+    direction of Adam at ``learning_rate``, falling to ``last_rate``, then back to open by κ · rate,
+    so that only weights whose shutting helps steadily stay shut.
 
-    Scores are 1 − s averaged over the last fifth of the steps.
-    pull: the first κ. control: how fast κ answers to a density off its path.
-    first_beta, second_beta: Adam's decays.
-    Source: straight-through estimation, arXiv 1308.3432; masks over frozen weights, arXiv
+    Scores are ½ − s averaged over the last fifth of the steps: the mask is of the highest, and of
+    none that the average leaves open.
+    pull: κ. first_beta, second_beta: Adam's decays.
+    Source: straight-through estimation, arXiv 1308.3432; masks learnt over frozen weights, arXiv
     1801.06519.
     """
 
@@ -37,14 +40,13 @@ class Gates(Method):
     uses_tau: ClassVar[bool] = False
     default_density: ClassVar[float] = 0.1
 
-    steps: int = 400
-    batch_size: int = 16
+    steps: int = 300
+    batch_size: int = 8
     learning_rate: float = 0.05
     last_rate: float = 0.005
     first_beta: float = 0.9
     second_beta: float = 0.99
     pull: float = 0.2
-    control: float = 0.02
 
     def learn(
         self,
@@ -53,29 +55,28 @@ class Gates(Method):
         target: Target,
         on_step: OnStep,
     ) -> Learnt:
-        """Gates whose density lands at the target; fewer where shutting more does not help."""
-        goal = self.default_density if target.density is None else target.density
+        """Gates shut up to the target density; fewer where shutting more does not help."""
+        density = self.default_density if target.density is None else target.density
         theta = loss.weights.values
+        allowed = max(1, round(density * theta.numel()))
         state = _State(theta)
-        pull = self.pull
         late = torch.zeros_like(theta)
-        late_count = 0
+        late_steps = 0
+        threshold = OPEN
         curve = Curve(self.steps, on_step)
         for number in range(1, self.steps + 1):
             rate = self.rate(number)
-            gradient, value = loss.gradient(theta * (state.gates > 0.5))
+            gradient, value = loss.gradient(theta * (state.latent > threshold))
             state.step(theta * gradient, number, rate, (self.first_beta, self.second_beta))
-            state.gates.add_(pull * rate).clamp_(0, 1)
-            shut = float((state.gates <= 0.5).sum()) / theta.numel()
-            path = goal * min(1.0, 2 * number / self.steps)
-            pull = min(max(pull + self.control * math.log((shut + 1e-4) / (path + 1e-4)), 0.0), 1.5)
+            state.latent.add_(self.pull * rate).clamp_(-1, 1)
+            threshold = min(OPEN, float(state.latent.kthvalue(allowed).values))
             if number > 0.8 * self.steps:
-                late += 1 - state.gates
-                late_count += 1
-            curve.add(number, value, shut)
-        scores = as_scores(loss.weights.split(late / max(late_count, 1)))
-        mask = highest(loss.weights.table, scores, goal)
-        return Learnt(mask, scores, tuple(curve.history), {"last_pull": pull})
+                late += OPEN - state.latent
+                late_steps += 1
+            shut = int((state.latent <= threshold).sum())
+            curve.add(number, value, shut / theta.numel())
+        scores = as_scores(loss.weights.split(late / late_steps))
+        return Learnt(target.select(loss.weights.table, scores), scores, tuple(curve.history), {})
 
     def rate(self, number: int) -> float:
         """Learning rate of step ``number``: falls by a cosine."""
@@ -85,10 +86,10 @@ class Gates(Method):
 
 
 class _State:
-    """s and Adam's moments, each float32 [N]."""
+    """s (``latent``) and Adam's moments, each float32 [N]."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.gates = torch.ones_like(like)
+        self.latent = torch.ones_like(like)
         self._mean = torch.zeros_like(like)
         self._square = torch.zeros_like(like)
 
@@ -101,4 +102,4 @@ class _State:
         self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         mean = self._mean / (1 - first**number)
         spread = (self._square / (1 - second**number)).sqrt_()
-        self.gates.sub_(rate * mean / spread.add_(1e-12))
+        self.latent.sub_(rate * mean / spread.add_(1e-12))

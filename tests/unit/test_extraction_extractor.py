@@ -76,7 +76,7 @@ def test_every_method_gives_a_mask_of_the_density_asked_for(
 def test_gates_land_at_their_target(extract: Callable[..., Extraction]) -> None:
     found = extract(method=Gates(steps=60, batch_size=4), density=0.08)
     assert found.density == pytest.approx(0.08, abs=0.002)
-    assert found.history[-1]["density"] == pytest.approx(0.08, rel=1.0)
+    assert max(entry["density"] for entry in found.history) <= 0.08 + 1e-3
 
 
 def test_a_mask_can_be_cut_to_a_lower_density(extract: Callable[..., Extraction]) -> None:
