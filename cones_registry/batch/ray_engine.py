@@ -1,0 +1,181 @@
+"""The Ray engine: actors that hold a base model each and take the next chunk when they are idle."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+from cones_registry.base_model import BaseModel
+from cones_registry.batch.compositions import Compositions
+from cones_registry.batch.engine import BaseIdentity, EngineSettings, Task, identity_of
+from cones_registry.batch.plan import Chunk
+from cones_registry.batch.worker import Outcome, Worker
+from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailableError, UsageError
+
+# What reaches the actors of the environment this process has: the registry and the credentials of
+# the object stores, from their providers' own variables; never through the job file.
+PASSED_ON: Final = ("CONES_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "FSSPEC_", "HF_")
+REGISTRY_VARIABLE: Final = "CONES_REGISTRY"
+MAX_ATTEMPTS: Final = 3
+
+
+class RayEngine:
+    """Draws on a Ray cluster.
+
+    address: of the cluster; None starts one on this machine; "auto" finds a running one.
+    workers: number of actors. cpus, gpus: what each of them takes (fractions are fine).
+    A chunk whose actor is lost is drawn by another one, up to three times in all; lost actors are
+    replaced. Raises MissingExtraError without ray.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        workers: int = 1,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+    ) -> None:
+        if workers < 1:
+            raise UsageError(f"workers={workers}, expected at least 1")
+        self._ray = _import_ray()
+        self._address = address
+        self._workers = workers
+        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
+        self._actors: dict[Any, Any] = {}
+        self._settings: EngineSettings | None = None
+        self._started_ray = False
+
+    def start(self, settings: EngineSettings) -> BaseIdentity:
+        """Make the actors; all of them load the base model at once."""
+        ray = self._ray
+        self._settings = settings
+        if not ray.is_initialized():
+            ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+            self._started_ray = True
+        actors = [self._make_actor() for _ in range(self._workers)]
+        try:
+            identities = ray.get([actor.identity.remote() for actor in actors])
+        except ray.exceptions.RayError as error:
+            raise _translated(error) from error
+        if len(set(identities)) != 1:
+            raise UsageError(
+                f"the workers have different base models at {settings.base!r}: {set(identities)}. "
+                "Give a hub id, or a folder that holds the same files on every machine"
+            )
+        self._actors = dict.fromkeys(actors)
+        return identities[0]  # type: ignore[no-any-return]
+
+    def draw(self, tasks: Sequence[Task]) -> Iterator[list[Outcome]]:
+        """Draw all tasks; an idle actor takes the next one."""
+        ray = self._ray
+        waiting = deque((task, 1) for task in tasks)
+        running: dict[Any, tuple[Any, Task, int]] = {}
+        idle = list(self._actors)
+        while waiting or running:
+            while waiting and idle:
+                actor = idle.pop()
+                task, attempt = waiting.popleft()
+                upcoming = waiting[0][0].chunk if waiting else None
+                result = actor.draw.remote(task.chunk, task.wanted, upcoming)
+                running[result] = actor, task, attempt
+            done, _ = ray.wait(list(running), num_returns=1)
+            actor, task, attempt = running.pop(done[0])
+            try:
+                outcomes = ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                self._actors.pop(actor, None)
+                replacement = self._make_actor()
+                self._actors[replacement] = None
+                idle.append(replacement)
+                if attempt < MAX_ATTEMPTS:
+                    waiting.append((task, attempt + 1))
+                    continue
+                outcomes = _lost(task, f"lost with its worker {attempt} times: {error}")
+            except ray.exceptions.RayTaskError as error:
+                idle.append(actor)
+                outcomes = _lost(task, str(error.cause))
+            else:
+                idle.append(actor)
+            yield outcomes
+
+    def stop(self) -> None:
+        """End the actors, and the cluster if this engine started it."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = {}
+        if self._started_ray:
+            self._ray.shutdown()
+            self._started_ray = False
+
+    def _make_actor(self) -> Any:
+        remote = self._ray.remote(**self._resources)(_Actor)
+        environment = {"env_vars": passed_on(os.environ, self._settings)}
+        return remote.options(runtime_env=environment).remote(self._settings)
+
+
+class _Actor:
+    """A worker in a process of its own; loads when first called, so that errors come back whole."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _compositions(self) -> Compositions:
+        from cones_registry.registry import Registry
+
+        url = os.environ.get(REGISTRY_VARIABLE)
+        # The records are pinned, so nothing that happens to the catalogue meanwhile matters here.
+        registry = Registry.open(url, read_only=True, max_staleness=float("inf")) if url else None
+        return Compositions(registry, limit=self._settings.mask_bytes)
+
+    @cached_property
+    def _worker(self) -> Worker:
+        settings = self._settings
+        base = BaseModel.load(settings.base, device=settings.device, dtype=settings.dtype)
+        return Worker(base, self._compositions, format=settings.format)
+
+    def identity(self) -> BaseIdentity:
+        return identity_of(self._worker.base)
+
+    def draw(self, chunk: Chunk, wanted: frozenset[str], upcoming: Chunk | None) -> list[Outcome]:
+        if upcoming is not None:  # most likely this actor's next; another's masks do no harm
+            self._compositions.prefetch(upcoming)
+        return self._worker.draw(chunk, wanted)
+
+
+def passed_on(environment: Mapping[str, str], settings: EngineSettings | None) -> dict[str, str]:
+    """The environment of an actor: registry and credentials, as this process has them."""
+    chosen = {name: value for name, value in environment.items() if name.startswith(PASSED_ON)}
+    if settings is not None and settings.registry is not None:
+        chosen[REGISTRY_VARIABLE] = settings.registry
+    return chosen
+
+
+def _lost(task: Task, reason: str) -> list[Outcome]:
+    pictures = task.chunk.pictures
+    return [Outcome(each, None, reason) for each in pictures if each.name in task.wanted]
+
+
+def _translated(error: Exception) -> ConesError:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, ConesError):
+        return cause
+    return StoreUnavailableError(
+        f"a Ray worker did not start: {cause or error}. Check that every machine of the cluster "
+        "has the package and reaches the base model and the registry"
+    )
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "the Ray engine needs ray, which is not installed. "
+            "Install it: pip install 'cones-registry[ray]'"
+        ) from error
+    return ray

@@ -1,0 +1,110 @@
+"""The Ray engine on a local cluster: the same pictures, also when an actor is killed."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cones_registry.base_model import BaseModel
+from cones_registry.batch import Compositions, Engine, LocalEngine, Progress, run_batch
+from cones_registry.batch.engine import EngineSettings
+from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.mask import ConceptMask
+from cones_registry.registry import Registry
+
+ray = pytest.importorskip("ray")
+
+from cones_registry.batch.ray_engine import RayEngine, passed_on  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def registry(
+    tiny_base: BaseModel, random_mask: Callable[..., ConceptMask], tmp_path: Path
+) -> Iterator[Registry]:
+    with Registry.create(tmp_path / "registry", cache=tmp_path / "cache") as registry:
+        registry.push(
+            "alice/dog",
+            random_mask(tiny_base.layer_table),
+            base=tiny_base,
+            scope="subject",
+            token="sks",
+            class_noun="dog",
+        )
+        yield registry
+
+
+def run(
+    engine: Engine, folder: Path, registry: Registry, out: Path, **settings: Any
+) -> dict[str, bytes]:
+    jobs = [
+        {"prompt": "a sks dog on the wall", "concepts": ["alice/dog"], "count": 7, "steps": 3},
+        {"prompt": "a red circle", "count": 3, "steps": 3},
+    ]
+    report = run_batch(
+        "\n".join(map(json.dumps, jobs)),
+        out,
+        engine=engine,
+        base=str(folder),
+        compositions=Compositions(registry),
+        registry=registry.url,
+        device="cpu",
+        batch_size=2,
+        **settings,
+    )
+    assert report.succeeded
+    return {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
+
+
+def test_ray_draws_what_the_local_engine_draws_also_when_an_actor_is_killed(
+    cluster: None,
+    tiny_pipeline_folder: Path,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONES_CACHE", str(tmp_path / "cache"))
+    local = LocalEngine(Compositions(registry))
+    expected = run(local, tiny_pipeline_folder, registry, tmp_path / "local")
+    assert len(expected) == 10
+    engine = RayEngine(workers=2, cpus=0.5)
+    killed: list[Any] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.done >= 2 and not killed:
+            killed.append(next(iter(engine._actors)))
+            ray.kill(killed[0])
+
+    drawn = run(engine, tiny_pipeline_folder, registry, tmp_path / "ray", on_progress=kill_one)
+    assert killed
+    assert drawn == expected
+
+
+def test_actor_that_cannot_load_the_base_model_says_why(cluster: None, tmp_path: Path) -> None:
+    engine = RayEngine(cpus=0.5)
+    with pytest.raises(NotFoundError, match="no base model at"):
+        engine.start(EngineSettings(str(tmp_path / "absent"), None))
+
+
+def test_registry_and_credentials_are_passed_on_and_nothing_else() -> None:
+    environment = {"AWS_SECRET_ACCESS_KEY": "x", "HOME": "/root", "CONES_REGISTRY": "old"}
+    settings = EngineSettings("demo", "s3://bucket/registry")
+    assert passed_on(environment, settings) == {
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "CONES_REGISTRY": "s3://bucket/registry",
+    }
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(UsageError):
+        RayEngine(workers=0)
