@@ -40,10 +40,12 @@ READER: Final[dict[str, Any]] = {
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",
     "python_enable_replacements": "false",
-    "memory_limit": os.environ.get("CONES_QUERY_MEMORY", "2GB"),
     "lock_configuration": "true",
 }
-"""How every query opens the file: read-only, and with nothing else in reach."""
+"""How every query opens the file: read-only, and with nothing else in reach.
+
+`CONES_QUERY_MEMORY` bounds its memory, 2GB if it is not set.
+"""
 
 
 @dataclass
@@ -267,10 +269,14 @@ def _rewrite(connection: Any, path: Path) -> None:
     connection.execute("DETACH rewritten")
 
 
+def _reader() -> dict[str, Any]:
+    return READER | {"memory_limit": os.environ.get("CONES_QUERY_MEMORY") or "2GB"}
+
+
 def _open(number: int, path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(path)
-    connection = duckdb.connect(str(path), read_only=True, config=READER)
+    connection = duckdb.connect(str(path), read_only=True, config=_reader())
     try:
         rows = connection.execute("SELECT layout, value FROM internal.meta").fetchall()
         if len(rows) != 1 or rows[0][0] != COPY_VERSION:

@@ -1,0 +1,401 @@
+"""The registry's rules, on a local disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.errors import (
+    BaseModelMismatchError,
+    ConflictError,
+    CorruptDataError,
+    LimitExceededError,
+    NotFoundError,
+    StoreUnavailableError,
+    UsageError,
+)
+from cones_registry.manifest import Provenance
+
+TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16), "a.attn2.to_v.weight": (16, 16)})
+OTHER = LayerTable.from_shapes({"b.attn2.to_k.weight": (16, 16)})
+
+
+def mask_of(seed: int, table: LayerTable = TABLE) -> ConceptMask:
+    generator = np.random.default_rng(seed)
+    return ConceptMask.from_indices(
+        table,
+        {
+            layer.name: np.flatnonzero(generator.random(layer.neuron_count) < 0.1).astype(np.int32)
+            for layer in table.layers
+        },
+    )
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("CONES_CACHE", str(tmp_path / "cache"))
+    return Registry.create(tmp_path / "registry")
+
+
+def other(registry: Registry, **options: Any) -> Registry:
+    return Registry.open(registry.url, **options)
+
+
+def test_versions_count_up_and_each_names_one_mask(registry: Registry) -> None:
+    for number in range(1, 4):
+        assert registry.push("alice/dog", mask_of(number)).version == number
+    assert [registry.pull(f"alice/dog:{n}") for n in (1, 2, 3)] == [mask_of(n) for n in (1, 2, 3)]
+    assert registry.get("alice/dog").version == 3
+
+
+def test_what_is_pushed_is_what_is_got(registry: Registry) -> None:
+    provenance = Provenance(
+        "gates",
+        7,
+        {"steps": 3},
+        ("sha256:" + "0" * 64,),
+        ({"loss": 1.5}, {"loss": 0.5}),
+        {"torch": "2"},
+        "a photo of sks dog",
+        "2026-01-01T00:00:00Z",
+        ("bob/cat:1",),
+    )
+    pushed = registry.push(
+        "alice/dog",
+        mask_of(1),
+        scope="subject",
+        tags=["b", "a", "b"],
+        note="good\nboy",
+        token="sks",
+        class_noun="teddy bear",
+        provenance=provenance,
+    )
+    got = other(registry).get("alice/dog")
+    assert got == pushed
+    assert got.provenance == provenance
+    assert got.tags == ("a", "b")
+    assert (got.scope, got.token, got.class_noun) == ("subject", "sks", "teddy bear")
+    assert got.neuron_count == len(mask_of(1))
+    assert got.base == TABLE.digest
+
+
+def test_a_ref_without_owner_has_the_default_owner(registry: Registry) -> None:
+    assert registry.push("dog", mask_of(1)).ref == "local/dog:1"
+    assert registry.get("dog").owner == "local"
+    assert other(registry, default_owner="alice").push("dog", mask_of(1)).owner == "alice"
+
+
+def test_a_digest_ref_names_the_mask(registry: Registry) -> None:
+    registry.push_many([("a/x", mask_of(1)), ("a/y", mask_of(2))])
+    assert registry.get(f"a/x@{mask_of(1).digest}").ref == "a/x:1"
+    with pytest.raises(NotFoundError):
+        registry.get(f"a/x@{mask_of(2).digest}")
+
+
+@pytest.mark.parametrize("ref", ["alice/dog:1", "alice/dog:prod", "alice/dog@sha256:" + "0" * 64])
+def test_nobody_pushes_to_a_version(registry: Registry, ref: str) -> None:
+    with pytest.raises(UsageError, match="the registry gives the version"):
+        registry.push(ref, mask_of(1))
+
+
+def test_push_many_is_all_or_nothing(registry: Registry) -> None:
+    with pytest.raises(UsageError):
+        registry.push_many([("alice/dog", mask_of(1)), ("alice/../x", mask_of(2))])
+    assert registry.find() == []
+    many = [("a/x", mask_of(1)), {"ref": "a/x", "mask": mask_of(2), "tags": ["t"]}]
+    assert [each.ref for each in registry.push_many(many)] == ["a/x:1", "a/x:2"]
+    assert registry.push_many([]) == []
+
+
+def test_an_alias_moves_only_from_where_it_is_expected(registry: Registry) -> None:
+    for number in range(3):
+        registry.push("alice/dog", mask_of(number))
+    with pytest.raises(NotFoundError, match="no alias 'alice/dog:prod'; the newest version is 3"):
+        registry.get("alice/dog:prod")
+    assert registry.alias("alice/dog:1", "prod", expect=0).aliases == ("prod",)
+    with pytest.raises(ConflictError, match="names version 1, expected version 2"):
+        registry.alias("alice/dog:3", "prod", expect=2)
+    registry.alias("alice/dog:3", "prod", expect=1)
+    assert other(registry).get("alice/dog:prod").version == 3
+    assert registry.alias("alice/dog:prod", "stable").aliases == ("prod", "stable")
+    with pytest.raises(UsageError, match="version number"):
+        registry.alias("alice/dog", "7")
+
+
+def test_a_reserved_move_of_an_alias_is_finished_by_the_next_one_to_move_it(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.push_many([("a/x", mask_of(n)) for n in range(3)])
+
+    def die(step: str, key: str) -> None:
+        if step == "put" and key.startswith("log/"):
+            raise KeyboardInterrupt
+
+    registry._ledger.store.fault = die
+    with pytest.raises(KeyboardInterrupt):
+        registry.alias("a/x:1", "prod", expect=0)
+    second = other(registry)
+    with pytest.raises(NotFoundError):
+        second.get("a/x:prod")
+    with pytest.raises(ConflictError, match="names version 1"):
+        second.alias("a/x:2", "prod", expect=0)
+    assert second.get("a/x:prod").version == 1
+    assert second.alias("a/x:2", "prod", expect=1).version == 2
+
+
+def test_tags_are_added_and_removed(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1), tags=["a", "b"])
+    assert registry.tag("alice/dog", add=["c"], remove=["a"]).tags == ("b", "c")
+    assert [each.ref for each in other(registry).find(tag="c")] == ["alice/dog:1"]
+    assert registry.find(tag="a") == []
+    assert registry.find(tag=["b", "c"]) != []
+    with pytest.raises(UsageError, match="both add and remove"):
+        registry.tag("alice/dog", add=["x"], remove=["x"])
+
+
+def test_a_removed_version_is_hidden_and_can_be_restored(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(2))
+    assert registry.remove("alice/dog").ref == "alice/dog:2"
+    assert registry.get("alice/dog").version == 1
+    assert [each.version for each in registry.find()] == [1]
+    assert [each.version for each in registry.find(removed=True)] == [2]
+    for call in (registry.get, registry.pull, registry.resolve, registry.remove):
+        with pytest.raises(NotFoundError, match="cones restore alice/dog:2"):
+            call("alice/dog:2")
+    assert registry.push("alice/dog", mask_of(3)).version == 3
+    assert registry.restore("alice/dog").version == 2
+    with pytest.raises(NotFoundError, match="not removed"):
+        registry.restore("alice/dog:2")
+
+
+def test_a_wrong_name_is_met_with_a_near_one(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    with pytest.raises(NotFoundError, match="Did you mean 'alice/dog'"):
+        registry.get("alice/dgo")
+    with pytest.raises(NotFoundError, match="no version 'alice/dog:9'; the newest version is 1"):
+        registry.get("alice/dog:9")
+
+
+def test_find_fits_every_condition(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1), tags=["animal"], token="sks", note="Brown fur")
+    registry.push("alice/cat", mask_of(2), tags=["animal"], scope="subject", token="zwx")
+    registry.push("bob/dog", mask_of(3, OTHER))
+    refs = {
+        "owner": {"owner": "alice"},
+        "name": {"name": "dog"},
+        "path": {"name": "alice/dog"},
+        "scope": {"scope": "subject"},
+        "base": {"base": OTHER.digest},
+        "token": {"token": "sks"},
+        "text": {"text": "brown"},
+        "where": {"where": ("neuron_count > ? AND owner = ?", [0, "bob"])},
+    }
+    found = {key: [c.ref for c in registry.find(**options)] for key, options in refs.items()}  # type: ignore[arg-type]
+    assert found == {
+        "owner": ["alice/cat:1", "alice/dog:1"],
+        "name": ["bob/dog:1", "alice/dog:1"],
+        "path": ["alice/dog:1"],
+        "scope": ["alice/cat:1"],
+        "base": ["bob/dog:1"],
+        "token": ["alice/dog:1"],
+        "text": ["alice/dog:1"],
+        "where": ["bob/dog:1"],
+    }
+    assert [c.ref for c in registry.find(limit=1)] == ["bob/dog:1"]
+
+
+def test_a_base_is_pinned_by_its_fingerprint(registry: Registry) -> None:
+    base = SimpleNamespace(fingerprint="sha256:" + "a" * 64, layer_table=TABLE, source="org/model")
+    pushed = registry.push("alice/dog", mask_of(1), base=base)
+    assert pushed.base == base.fingerprint
+    known = registry.base(base.fingerprint)
+    assert (known.table, known.source, known.pinned) == (TABLE, "org/model", True)
+    with pytest.raises(BaseModelMismatchError):
+        registry.push("alice/cat", mask_of(1, OTHER), base=base)
+    with pytest.raises(BaseModelMismatchError):
+        registry.push("alice/cat", mask_of(1, OTHER), base=base.fingerprint)
+    home = SimpleNamespace(fingerprint="sha256:" + "b" * 64, layer_table=TABLE, source="/home/al/m")
+    registry.push("alice/dog", mask_of(1), base=home)
+    assert registry.base(home.fingerprint).source is None
+
+
+def test_resolve_combines_what_is_stored(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    registry.push("a/y", mask_of(2))
+    composition = registry.resolve("a/y", "a/x")
+    assert composition.mask == mask_of(1) | mask_of(2)
+    assert composition.refs == ("a/x:1", "a/y:1")
+    registry.push("a/z", mask_of(3, OTHER))
+    with pytest.raises(BaseModelMismatchError, match=r"a/x:1.*a/z:1"):
+        registry.resolve("a/x", "a/z")
+
+
+def test_a_key_makes_one_version_from_any_number_of_pushes(registry: Registry) -> None:
+    first = registry.push("alice/dog", mask_of(1), key="job-7")
+    assert other(registry).push("alice/dog", mask_of(1), key="job-7").version == first.version
+    assert registry.push("alice/dog", mask_of(1)).version == 2
+    with pytest.raises(ConflictError, match="another mask"):
+        registry.push("alice/dog", mask_of(2), key="job-7")
+
+
+def test_a_key_finds_the_version_of_a_pusher_that_died_before_the_commit(
+    registry: Registry,
+) -> None:
+    def die(step: str, key: str) -> None:
+        if step == "put" and key.startswith("log/"):
+            raise KeyboardInterrupt
+
+    registry._ledger.store.fault = die
+    with pytest.raises(KeyboardInterrupt):
+        registry.push("alice/dog", mask_of(1), key="job-7")
+    again = other(registry)
+    assert again.find() == []
+    assert again.push("alice/dog", mask_of(1), key="job-7").version == 1
+    assert [each.version for each in again.find()] == [1]
+    assert again.check(read_data=True).ok
+
+
+def test_a_push_repeated_after_a_lost_acknowledgement_is_one_version(registry: Registry) -> None:
+    store = registry._ledger.store
+    create: Callable[[str, bytes], None] = store._create
+
+    def lose(key: str, data: bytes) -> None:
+        create(key, data)
+        if key.startswith("log/"):
+            raise RuntimeError("the connection broke after the object arrived")
+
+    store._create = lose  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError):
+        registry.push("alice/dog", mask_of(1))
+    store._create = create  # type: ignore[method-assign]
+    assert registry.push("alice/dog", mask_of(1)).version == 1
+    assert [each.ref for each in other(registry).find()] == ["alice/dog:1"]
+    assert registry.push("alice/dog", mask_of(1)).version == 2
+
+
+def test_a_quota_is_enforced_for_every_writer(registry: Registry) -> None:
+    registry.push("alice/a", mask_of(1))
+    second = other(registry)
+    registry.set_quota("alice", concepts=2, bytes=10**6)
+    second.push("alice/b", mask_of(2))
+    second.push("alice/b", mask_of(3))
+    with pytest.raises(LimitExceededError, match="would keep 3 concepts; the quota is 2"):
+        second.push("alice/c", mask_of(4))
+    second.push("bob/c", mask_of(4))
+    registry.remove("alice/a")
+    second.push("alice/c", mask_of(4))
+    used = registry.usage("alice")
+    assert used[0] == 2
+    registry.set_quota("alice", bytes=used[1])
+    with pytest.raises(LimitExceededError, match="bytes"):
+        registry.push("alice/b", mask_of(5))
+    registry.set_quota("alice")
+    registry.push("alice/b", mask_of(5))
+    assert registry.quotas() == []
+
+
+def test_a_read_only_registry_refuses_every_change(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    reader = other(registry, read_only=True)
+    assert reader.pull("alice/dog") == mask_of(1)
+    for change in (
+        lambda: reader.push("alice/dog", mask_of(1)),
+        lambda: reader.alias("alice/dog", "prod"),
+        lambda: reader.tag("alice/dog", add=["x"]),
+        lambda: reader.remove("alice/dog"),
+        lambda: reader.restore("alice/dog"),
+        lambda: reader.compact(),
+        lambda: reader.set_quota("alice", concepts=1),
+        lambda: reader.plan_prune().execute(),
+        lambda: reader.plan_purge(owner="alice").execute(),
+    ):
+        with pytest.raises(UsageError, match="read-only"):
+            change()
+
+
+def test_a_damaged_blob_is_never_returned(registry: Registry, tmp_path: Path) -> None:
+    pushed = registry.push("alice/dog", mask_of(1))
+    (path,) = (tmp_path / "registry" / "blobs").rglob("*.parquet")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptDataError, match="damaged"):
+        registry.pull(pushed)
+    report = registry.check(read_data=True)
+    assert [problem.kind for problem in report.problems] == ["corrupt"]
+    assert registry.check().ok
+
+
+def test_a_damaged_segment_is_told_and_can_be_rebuilt(registry: Registry, tmp_path: Path) -> None:
+    registry.push("alice/dog", mask_of(1), tags=["x"])
+    registry.push("alice/dog", mask_of(2))
+    registry.alias("alice/dog:1", "prod")
+    first = sorted((tmp_path / "registry" / "log").iterdir())[0]
+    data = bytearray(first.read_bytes())
+    data[20] ^= 1
+    first.write_bytes(data)
+    fresh = other(registry, cache=tmp_path / "elsewhere")
+    with pytest.raises(CorruptDataError, match="damaged"):
+        fresh.find()
+    assert not fresh.check().ok
+    report = fresh.check(rebuild=True)
+    assert report.ok
+    assert report.discarded == [f"log/{first.name}"]
+    assert fresh.get("alice/dog:prod").tags == ("x",)
+    assert fresh.push("alice/dog", mask_of(3)).version == 3
+
+
+def test_with_log_and_snapshots_lost_the_catalogue_is_made_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    history = Provenance("gates", history=({"loss": 1.0},))
+    registry.push("alice/dog", mask_of(1), tags=["x"], provenance=history)
+    registry.push("bob/dog", mask_of(1))
+    registry.alias("alice/dog", "prod")
+    registry.compact(grace=0)
+    before = registry.find()
+    for folder in ("log", "snapshots"):
+        for path in (tmp_path / "registry" / folder).iterdir():
+            path.unlink()
+    report = registry.check(rebuild=True, read_data=True)
+    assert report.ok
+    assert registry.find() == before
+    assert registry.get("alice/dog:prod").provenance == history
+
+
+def test_footers_alone_bring_the_catalogue_back(registry: Registry, tmp_path: Path) -> None:
+    registry.push("alice/dog", mask_of(1), tags=["x"], note="n")
+    registry.push("alice/dog", mask_of(2))
+    before = registry.find()
+    for folder in ("log", "names"):
+        for path in (tmp_path / "registry" / folder).rglob("*"):
+            if path.is_file():
+                path.unlink()
+    registry.check(rebuild=True)
+    assert registry.find() == before
+    assert registry.push("alice/dog", mask_of(3)).version == 3
+
+
+def test_a_registry_of_a_later_version_is_refused(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "registry" / "cones.json"
+    path.write_bytes(path.read_bytes().replace(b'"layout":1', b'"layout":2'))
+    with pytest.raises(CorruptDataError):
+        other(registry)
+
+
+def test_a_lost_or_damaged_local_copy_is_made_again(registry: Registry, tmp_path: Path) -> None:
+    registry.push("alice/dog", mask_of(1))
+    assert len(registry.find()) == 1
+    registry.close()
+    for path in (tmp_path / "cache").rglob("*.duckdb"):
+        path.write_bytes(b"not a database" * 1000)
+    assert len(other(registry).find()) == 1
+    registry.close()
+    for path in (tmp_path / "cache").rglob("*.duckdb"):
+        path.unlink()
+    assert len(other(registry).find()) == 1
