@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Write the examples and counter-examples of schema/, and the files every later version must read.
+
+    python tools/make_golden.py           # check that all of them are there and unchanged
+    python tools/make_golden.py --write   # write what is missing; nothing is ever overwritten
+
+Files in tests/golden/ are append-only: they are what older versions wrote. Files in schema/ are
+written anew with --write --schema, and the change is then seen in review.
+"""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cones_registry.codec import LAYOUTS, decode, encode, read_footer
+from cones_registry.factors import PRECISIONS, Precision
+from cones_registry.layers import LayerTable
+from cones_registry.mask import ConceptMask
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "schema" / "examples"
+BAD = ROOT / "schema" / "bad"
+GOLDEN = ROOT / "tests" / "golden"
+
+TABLE = LayerTable.from_shapes(
+    {
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (32, 48),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight": (32, 48),
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (64, 48),
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight": (5, 7),
+    }
+)
+CONCEPT = {"owner": "alice", "name": "dog", "version": 1, "scope": "subject", "tags": ["animal"]}
+
+
+def example(precision: Precision = "binary") -> ConceptMask:
+    """A mask with a sparse, an empty, a shifted and a dense layer."""
+    first, _, third, last = TABLE.names
+    indices = {
+        first: np.array([0, 1, 47, 48, 400, 1000, *range(1100, 1110), 1535], np.int32),
+        third: np.array([7, 1300, 3071], np.int32),
+        last: np.arange(0, 35, 2, dtype=np.int32),
+    }
+    if precision == "binary":
+        return ConceptMask.from_indices(TABLE, indices)
+    factors = {
+        name: (np.arange(len(values)) % 7 / 6).astype(np.float32)
+        for name, values in indices.items()
+    }
+    return ConceptMask.from_indices(TABLE, indices, factors, precision=precision)
+
+
+def describe(data: bytes) -> str:
+    """A file in words: its footer, its columns, and the indices they stand for."""
+    mask, table = decode(data), pq.read_table(io.BytesIO(data))
+    lines = ["footer:", json.dumps(read_footer(data), indent=2), ""]
+    for row in table.to_pylist():
+        for name, value in row.items():
+            shown = value.hex(" ") if isinstance(value, bytes) else value
+            lines.append(f"{name}: {shown}".rstrip())
+        lines += [f"  = indices {mask.indices(row['layer']).tolist()}", ""]
+    return "\n".join(lines)
+
+
+def rewrite(data: bytes, columns: dict[str, Any], footer: dict[str, Any], **options: Any) -> bytes:
+    """The same file with some columns and footer keys replaced."""
+    table = pq.read_table(io.BytesIO(data))
+    arrays = {name: table[name].combine_chunks() for name in table.column_names} | columns
+    nullable = options.pop("nullable", False)
+    schema = pa.schema([pa.field(n, a.type, nullable=nullable) for n, a in arrays.items()])
+    settings = {
+        "compression": "zstd",
+        "write_statistics": False,
+        "store_schema": False,
+        "write_page_checksum": True,
+        "use_dictionary": ["layer"] if "index" in arrays else False,
+    }
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, **(settings | options)) as writer:
+        writer.write_table(pa.table(list(arrays.values()), schema=schema))
+        writer.add_key_value_metadata({"cones": json.dumps(read_footer(data) | footer)})
+    return sink.getvalue()
+
+
+def bad_masks() -> dict[str, bytes]:
+    """Rule -> a file that breaks this rule of schema/mask.md alone."""
+    gap8, plain = encode(example(), layout="gap8"), encode(example(), layout="plain")
+    graded = encode(example("float16"), layout="gap8")
+    table = pq.read_table(io.BytesIO(gap8))
+    cells = table["gaps"].to_pylist()
+    index = pq.read_table(io.BytesIO(plain))["index"].to_numpy().copy()
+    names = pq.read_table(io.BytesIO(plain))["layer"].to_pylist()
+
+    def gaps(row: int, change: Callable[[bytes], bytes]) -> dict[str, Any]:
+        changed = [change(cell) if i == row else cell for i, cell in enumerate(cells)]
+        return {"gaps": pa.array(changed, pa.binary())}
+
+    def indices(row: int, value: int) -> dict[str, Any]:
+        changed = index.copy()
+        changed[row] = value
+        return {"index": pa.array(changed)}
+
+    digest = "sha256:" + "0" * 64
+    return {
+        "index-out-of-range": rewrite(gap8, gaps(0, lambda cell: cell[:-1] + b"\xfe"), {}),
+        "fewer-indices-than-n": rewrite(gap8, gaps(0, lambda cell: cell[:-2]), {}),
+        "skip-at-the-end": rewrite(gap8, gaps(0, lambda cell: cell + b"\xff"), {}),
+        "bits-beyond-the-last-neuron": rewrite(gap8, gaps(3, lambda c: c[:-1] + b"\x15"), {}),
+        "unknown-encoding": rewrite(gap8, {"encoding": pa.array(["gap9"] * 4)}, {}),
+        "n-not-the-footers": rewrite(gap8, {"n": pa.array([17, 1, 3, 18], pa.int32())}, {}),
+        "layer-table-not-the-footers": rewrite(
+            gap8, {"rows": pa.array([32, 32, 64, 6], pa.int32())}, {}
+        ),
+        "unknown-layout": rewrite(gap8, {}, {"layout": "wavelet"}),
+        "newer-format": rewrite(gap8, {}, {"format": 2}),
+        "mask-digest-of-another": rewrite(gap8, {}, {"mask_digest": digest}),
+        "page-expands-too-far": rewrite(gap8, gaps(0, lambda cell: cell + bytes(20_000_000)), {}),
+        "page-without-checksum": rewrite(gap8, {}, {}, write_page_checksum=False),
+        "nullable-columns": rewrite(gap8, {}, {}, nullable=True),
+        "cut-off": gap8[: len(gap8) // 2],
+        "factor-not-finite": rewrite(
+            graded,
+            {
+                f"factors_{i}": pa.array([b"\xff" * 17, b"", b"\xff" * 3, b"\xff" * 18])
+                for i in (0, 1)
+            },
+            {},
+        ),
+        "plain-not-increasing": rewrite(plain, indices(2, 1), {}),
+        "plain-index-negative": rewrite(plain, indices(0, -1), {}),
+        "plain-layer-not-the-footers": rewrite(
+            plain, {"layer": pa.array([names[0], *names[:-1]])}, {}
+        ),
+    }
+
+
+BAD_FOOTERS: dict[str, dict[str, Any]] = {
+    "format-not-a-number": {"format": "1"},
+    "layout-missing": {"layout": None},
+    "precision-unknown": {"precision": "int8"},
+    "digest-too-short": {"mask_digest": "sha256:12ab"},
+    "digest-in-capitals": {"layer_table_digest": "sha256:" + "AB" * 32},
+    "neuron-count-negative": {"neuron_count": -1},
+    "neuron-count-not-whole": {"neuron_count": 1.5},
+    "table-neuron-count-too-large": {"table_neuron_count": 2**33},
+    "concept-not-an-object": {"concept": ["alice", "dog"]},
+}
+
+
+def files() -> dict[Path, bytes]:
+    """Every file this tool answers for -> its content."""
+    data = encode(example(), layout="gap8", footer=CONCEPT)
+    footer = read_footer(data)
+    made = {
+        EXAMPLES / "mask.parquet": data,
+        EXAMPLES / "mask.txt": describe(data).encode(),
+        EXAMPLES / "mask-plain.parquet": encode(example(), layout="plain", footer=CONCEPT),
+        EXAMPLES / "mask-footer.json": (json.dumps(footer, indent=2) + "\n").encode(),
+    }
+    for rule, content in bad_masks().items():
+        made[BAD / f"mask-{rule}.parquet"] = content
+    for rule, change in BAD_FOOTERS.items():
+        changed = {key: value for key, value in (footer | change).items() if value is not None}
+        made[BAD / f"mask-footer-{rule}.json"] = (json.dumps(changed, indent=2) + "\n").encode()
+    for layout in LAYOUTS:
+        for precision in PRECISIONS:
+            name = f"mask-1-{layout}-{precision}.parquet"
+            made[GOLDEN / name] = encode(example(precision), layout=layout, footer=CONCEPT)
+    return made
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write what is missing")
+    parser.add_argument("--schema", action="store_true", help="with --write: renew schema/ as well")
+    arguments = parser.parse_args()
+    missing = 0
+    for path, content in files().items():
+        renew = arguments.schema and path.is_relative_to(ROOT / "schema")
+        if path.exists() and not (renew and path.read_bytes() != content):
+            continue
+        if arguments.write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        missing += 1
+        print(f"{'wrote' if arguments.write else 'missing or changed:'} {path.relative_to(ROOT)}")
+    return int(missing > 0 and not arguments.write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
