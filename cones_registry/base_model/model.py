@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from cones_registry.base_model.cache import ModelCache
+from cones_registry.base_model.defaults import GenerationDefaults, read_defaults
 from cones_registry.base_model.source import (
     ModelFolder,
     folder_fingerprint,
@@ -29,16 +30,25 @@ class BaseModel:
 
     source: what it was loaded from. device: ``torch.device``. dtype: the denoiser's.
     layer_table: its cross-attention K/V weights. fingerprint: identity of their published values.
+    defaults: steps and guidance it is best drawn with.
     lock: held while the tokenizers run; they keep state and are not safe in threads.
     """
 
     cache: ClassVar[ModelCache[BaseModel]] = ModelCache()
 
-    def __init__(self, pipeline: Any, *, source: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        source: str,
+        fingerprint: str,
+        defaults: GenerationDefaults | None = None,
+    ) -> None:
         """Wrap a loaded diffusers pipeline; most callers want ``BaseModel.load``."""
         self._pipeline = pipeline
         self.source = source
         self.fingerprint = fingerprint
+        self.defaults = defaults or GenerationDefaults()
         self.layer_table = LayerTable.from_unet(self.denoiser)
         self.lock = threading.RLock()
         for part in self._modules():
@@ -99,7 +109,12 @@ class BaseModel:
             ) from error
         table = LayerTable.from_unet(getattr(pipeline, folder.denoiser))
         digest = folder_fingerprint(folder, table)
-        return cls(pipeline.to(device), source=source, fingerprint=digest)
+        return cls(
+            pipeline.to(device),
+            source=source,
+            fingerprint=digest,
+            defaults=read_defaults(folder.path),
+        )
 
     @property
     def pipeline(self) -> Any:

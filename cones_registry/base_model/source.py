@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cones_registry.base_model.defaults import FILE as DEFAULTS_FILE
 from cones_registry.errors import (
     CorruptDataError,
     NotFoundError,
@@ -135,7 +136,7 @@ def _check_folder(path: Path) -> ModelFolder:
     variant = _variant((path / denoiser).glob("*.safetensors"))
     stamp = tuple(
         (file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in [index, *_of_variant(weights, variant)]
+        for file in [index, *_of_variant(weights, variant), *path.glob(DEFAULTS_FILE)]
     )
     return ModelFolder(path, denoiser, variant, stamp)
 

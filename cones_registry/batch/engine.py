@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cones_registry.base_model import BaseModel
+from cones_registry.base_model import BaseModel, GenerationDefaults
 from cones_registry.batch.plan import Chunk
 from cones_registry.batch.worker import Outcome
 
@@ -37,17 +37,21 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """Which base model the workers have: fingerprint, its layer table's digest, dtype."""
+    """Which base model the workers have: fingerprint, its layer table's digest, dtype, defaults."""
 
     fingerprint: str
     table: str
     dtype: str
+    defaults: GenerationDefaults
 
 
 def identity_of(base: BaseModel) -> BaseIdentity:
     """The identity of a loaded base model."""
     return BaseIdentity(
-        base.fingerprint, base.layer_table.digest, str(base.dtype).removeprefix("torch.")
+        base.fingerprint,
+        base.layer_table.digest,
+        str(base.dtype).removeprefix("torch."),
+        base.defaults,
     )
 
 

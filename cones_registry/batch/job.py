@@ -22,16 +22,16 @@ MAX_GUIDANCE: Final = 1000
 class Job:
     """One line: ``count`` pictures of one prompt, with seeds seed, seed + 1, …
 
-    line: number in the file, from 1. concepts: refs. size: (width, height) in pixels, None: the
-    base model's own. guidance: 1 or less is none. scheduler: a name, None: the base model's own.
+    line: number in the file, from 1. concepts: refs. size: (width, height) in pixels.
+    guidance: 1 or less is none. steps, guidance, size, scheduler: None is the base model's own.
     """
 
     line: int
     prompt: str
     concepts: tuple[str, ...] = ()
     seed: int = 0
-    steps: int = 50
-    guidance: float = 7.5
+    steps: int | None = None
+    guidance: float | None = None
     size: tuple[int, int] | None = None
     scheduler: str | None = None
     negative_prompt: str = ""

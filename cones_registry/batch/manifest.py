@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from cones_registry.base_model import GenerationDefaults
 from cones_registry.errors import ConflictError, CorruptDataError
 from cones_registry.manifest import Concept
 
@@ -19,7 +20,8 @@ class RunManifest:
     """What decides every picture of a run.
 
     jobs: digest of the job file. base: fingerprint. dtype: of the base model. format: of the
-    picture files. batch_size: pictures a chunk. pins: ref as written -> the version it stood for
+    picture files. batch_size: pictures a chunk. defaults: steps and guidance of jobs that name
+    none. pins: ref as written -> the version it stood for
     when the run began. versions: of the libraries.
     """
 
@@ -28,6 +30,7 @@ class RunManifest:
     dtype: str
     format: str
     batch_size: int
+    defaults: GenerationDefaults
     pins: Mapping[str, Concept]
     versions: Mapping[str, str]
 
@@ -40,6 +43,7 @@ class RunManifest:
             "dtype": self.dtype,
             "picture_format": self.format,
             "batch_size": self.batch_size,
+            "defaults": asdict(self.defaults),
             "pins": {
                 ref: replace(concept, provenance=None, aliases=()).to_json()
                 for ref, concept in sorted(self.pins.items())
@@ -63,6 +67,7 @@ def decode_manifest(data: bytes) -> RunManifest:
             dtype=str(content["dtype"]),
             format=str(content["picture_format"]),
             batch_size=int(content["batch_size"]),
+            defaults=GenerationDefaults(**content["defaults"]),
             pins={ref: Concept.from_json(value) for ref, value in content["pins"].items()},
             versions=dict(content["versions"]),
         )

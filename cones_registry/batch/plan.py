@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cones_registry.base_model import GenerationDefaults
 from cones_registry.batch.job import Job
 from cones_registry.manifest import Concept
 
@@ -29,7 +30,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the pictures of one chunk share, because one call of a pipeline has it once."""
+    """What the pictures of one chunk share, because one call of a pipeline has it once.
+
+    size, scheduler: None is the base model's own.
+    """
 
     steps: int
     guidance: float
@@ -51,17 +55,26 @@ class Chunk:
 
 
 def make_chunks(
-    jobs: Iterable[Job], pins: Mapping[str, Concept], batch_size: int
+    jobs: Iterable[Job],
+    pins: Mapping[str, Concept],
+    batch_size: int,
+    defaults: GenerationDefaults,
 ) -> tuple[Chunk, ...]:
     """All pictures of ``jobs`` in chunks of at most ``batch_size``.
 
-    pins: ref as written -> the concept it stands for in this run.
+    pins: ref as written -> the concept it stands for in this run. defaults: steps and guidance of
+    jobs that name none.
     Grouped by what must be equal (steps, guidance, size, scheduler), never by concept; within a
     group in the order of the file. The same jobs always give the same chunks.
     """
     groups: dict[Settings, list[Picture]] = {}
     for job in jobs:
-        settings = Settings(job.steps, job.guidance, job.size, job.scheduler)
+        settings = Settings(
+            defaults.steps if job.steps is None else job.steps,
+            defaults.guidance_scale if job.guidance is None else job.guidance,
+            job.size,
+            job.scheduler,
+        )
         concepts = tuple(pins[ref] for ref in job.concepts)
         groups.setdefault(settings, []).extend(
             Picture(

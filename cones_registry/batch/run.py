@@ -93,6 +93,7 @@ def run_batch(
             identity.dtype,
             format,
             batch_size or DEFAULT_BATCH_SIZE,
+            identity.defaults,
             pins,
             library_versions(),
         )
@@ -104,7 +105,12 @@ def run_batch(
             )
         if old is None:
             store.put_new(MANIFEST_KEY, manifest.encode())
-        run = _Run(store, make_chunks(good, pins, manifest.batch_size), format, on_progress)
+        run = _Run(
+            store,
+            make_chunks(good, pins, manifest.batch_size, manifest.defaults),
+            format,
+            on_progress,
+        )
         run.draw(engine)
     finally:
         engine.stop()

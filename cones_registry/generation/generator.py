@@ -39,8 +39,8 @@ class Generator:
         self,
         requests: Sequence[Request],
         *,
-        steps: int = 50,
-        guidance_scale: float = 7.5,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         height: int | None = None,
         width: int | None = None,
         scheduler: Any = None,
@@ -56,6 +56,7 @@ class Generator:
         """Draw all requests, in one batch unless told otherwise; pictures in the requests' order.
 
         steps: denoising steps. guidance_scale: classifier-free guidance; 1 or less turns it off.
+            By default what the base model says (``base.defaults``), else 50 and 7.5.
         height, width: pixels; by default the model's own size.
         scheduler: None (the pipeline's), a name such as ``"dpm"``, a diffusers class or instance.
         batch_size: pictures drawn at a time (None: all). Any mix of masks fits in one batch.
@@ -95,8 +96,8 @@ class Generator:
         self,
         requests: Sequence[Request],
         *,
-        steps: int = 50,
-        guidance_scale: float = 7.5,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         height: int | None = None,
         width: int | None = None,
         scheduler: Any = None,
@@ -113,9 +114,10 @@ class Generator:
 
         Everything is checked when this is called, before the first batch.
         """
+        usual = self.base.defaults
         settings = Settings(
-            steps=steps,
-            guidance_scale=guidance_scale,
+            steps=usual.steps if steps is None else steps,
+            guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
             height=height,
             width=width,
             scheduler=scheduler,

@@ -184,3 +184,19 @@ def test_failed_load_is_forgotten_and_tried_again() -> None:
     with pytest.raises(NotFoundError):
         cache.get("key", "cpu", fail)
     assert cache.get("key", "cpu", lambda: _Sized(1)).byte_count == 1
+
+
+def test_folder_may_say_how_it_is_best_drawn_with(copy: Path) -> None:
+    usual = BaseModel.load(copy, device="cpu")
+    assert (usual.defaults.steps, usual.defaults.guidance_scale) == (50, 7.5)
+    (copy / "generation_defaults.json").write_text('{"steps": 3, "guidance_scale": 1.5}')
+    base = BaseModel.load(copy, device="cpu")
+    assert (base.defaults.steps, base.defaults.guidance_scale) == (3, 1.5)
+    assert base.fingerprint == usual.fingerprint
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"steps": 0}', '{"guidance_scale": "high"}'])
+def test_damaged_defaults_are_corrupt_data(copy: Path, content: str) -> None:
+    (copy / "generation_defaults.json").write_text(content)
+    with pytest.raises(CorruptDataError, match="generation_defaults"):
+        BaseModel.load(copy, device="cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cones_registry.base_model import BaseModel
+from cones_registry.base_model import BaseModel, GenerationDefaults
 from cones_registry.batch import (
     BadJobsError,
     BatchReport,
@@ -382,7 +382,7 @@ def test_outcomes_are_only_of_the_pictures_that_are_wanted(
     from cones_registry.batch.plan import make_chunks
 
     jobs, _ = parse_jobs('{"prompt": "a dog", "count": 2, "steps": 1}')
-    (chunk,) = make_chunks(jobs, {}, 4)
+    (chunk,) = make_chunks(jobs, {}, 4, GenerationDefaults())
     engine = LocalEngine(Compositions(None))
     engine.start(EngineSettings(str(tiny_pipeline_folder), None, "cpu"))
     ((outcome,),) = engine.draw([Task(chunk, frozenset({"000001-002"}))])

@@ -372,3 +372,17 @@ def test_mask_and_composition_together_are_refused(
     mask = random_mask(tiny_base.layer_table)
     with pytest.raises(UsageError, match="not both"):
         Request(PROMPT, mask=mask, composition=composition(tiny_base))
+
+
+def test_steps_and_guidance_left_out_are_the_base_models_own(tiny_base: BaseModel) -> None:
+    from cones_registry.base_model import GenerationDefaults
+
+    own = BaseModel(
+        tiny_base.pipeline,
+        source="own",
+        fingerprint=tiny_base.fingerprint,
+        defaults=GenerationDefaults(steps=2, guidance_scale=3.0),
+    )
+    request = Request("a red circle", seed=1)
+    expected = Generator(tiny_base).generate([request], steps=2, guidance_scale=3.0)
+    assert_same(Generator(own).generate([request]), expected, levels=0)
