@@ -89,7 +89,7 @@ class PurgePlan:
         blobs: blob digest -> bytes, used by nobody else.
         shared: blob digest -> bytes, used by others too: made again without the purged record.
         reserved: keys that go.
-        residue: log segments that still speak of it, from a purge that was interrupted.
+        residue: segments or snapshot rows that still speak of it, where a purge was broken off.
     """
 
     owner: str
@@ -274,6 +274,11 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
     residue = 0
     for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
         residue += data is not None and _mentions(segments.decode_segment(key, data), whose, name)
+    if not (versions or reserved or blobs or shared or residue):
+        # A purge that was broken off late has left nothing but snapshots of before.
+        for number in snapshots.manifest_numbers(store):
+            manifest = snapshots.read_manifest(store, number)
+            residue += _rows_in_snapshot(ledger, manifest, whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
     return PurgePlan(

@@ -113,8 +113,8 @@ class Store(ABC):
             self._attempt(lambda: self._create(key, data), "create", key)
         except KeyExistsError:
             # Ours, if an earlier attempt (here, or inside the client library) arrived
-            # unacknowledged.
-            if self.get(key) != data:
+            # unacknowledged. Read again before saying no: a bit may flip on the way.
+            if all(self.get(key) != data for _ in range(4)):
                 raise
         self.fault("put-done", key)
 
