@@ -46,8 +46,8 @@ def prepare(*extras: str) -> Path:
         _say(f"making {VENV} (once)")
         _make_environment()
     _say(f"installing the package with {', '.join(all_extras)} (some minutes the first time)")
-    pip = [str(_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--constraint", str(CONSTRAINTS)]
+    pip = [str(_python()), "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip += ["--disable-pip-version-check", "--constraint", str(CONSTRAINTS)]
     _call([*pip, *BUILD_REQUIREMENTS])
     _call([*pip, "--no-build-isolation", "--editable", f"{ROOT}[{','.join(all_extras)}]"])
     STAMP.write_text(json.dumps({"digest": wanted, "extras": all_extras}), encoding="utf-8")

@@ -14,7 +14,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.batch import BatchReport, Progress
+    from cones_registry.batch import BatchReport, Engine, Progress
 
 
 @verb(reads=True)
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
     "--batch-size", type=click.IntRange(min=1), help="Pictures drawn together; 8 otherwise."
 )
 @click.option("--format", "form", type=click.Choice(["png", "webp"]), help="png otherwise.")
+@click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process, or actors on a Ray cluster (extra `ray`).",
+)
+@click.option(
+    "--address", help="Of the Ray cluster; auto finds a running one, else one is started."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Ray actors."
+)
+@click.option("--cpus", type=float, default=1.0, show_default=True, help="Of each Ray actor.")
+@click.option("--gpus", type=float, default=0.0, show_default=True, help="Of each Ray actor.")
 @click.option("--keep-going", is_flag=True, help="Skip lines that cannot be run, and report them.")
 def command(
     session: Session,
@@ -35,6 +51,11 @@ def command(
     devices: tuple[str, ...],
     batch_size: int | None,
     form: str | None,
+    engine_name: str,
+    address: str | None,
+    workers: int,
+    cpus: float,
+    gpus: float,
     keep_going: bool,
 ) -> None:
     """Draw every line of JOBS into --out; started again, only what is missing.
@@ -51,6 +72,11 @@ def command(
 
     registry = session.open(read_only=True) if session.registry_url else None
     compositions = Compositions(registry)
+    engine: Engine = LocalEngine(compositions, devices or None)
+    if engine_name == "ray":
+        from cones_registry.batch.ray_engine import RayEngine
+
+        engine = RayEngine(address=address, workers=workers, cpus=cpus, gpus=gpus)
     with session.output.progress("drawing") as bar:
 
         def on_progress(progress: Progress) -> None:
@@ -60,10 +86,10 @@ def command(
         report = run_batch(
             _text(jobs),
             out,
-            engine=LocalEngine(compositions, devices or None),
+            engine=engine,
             base=base,
             compositions=compositions,
-            registry=session.registry_url,
+            registry=registry.url if registry else None,
             batch_size=batch_size,
             format=form,
             keep_going=keep_going,

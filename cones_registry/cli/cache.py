@@ -21,10 +21,9 @@ def command(session: Session, action: str, limit: str) -> None:
     Every registry on this machine shares the cache; what is freed is fetched again when needed.
     CONES_CACHE says where it is, CONES_CACHE_BYTES how much it may hold.
     """
-    from cones_registry.registry.blob_cache import BlobCache
-    from cones_registry.registry.ledger import cache_folder
+    from cones_registry.registry.upkeep import local_blob_cache
 
-    cache = BlobCache(None, cache_folder() / "blobs")
+    cache = local_blob_cache()
     output = session.output
     if action == "prune":
         freed = cache.prune(parse_size(limit))

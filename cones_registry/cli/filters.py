@@ -68,6 +68,11 @@ def parse_size(text: str) -> int:
     return int(_VALUES["bytes"](text, text.strip()))
 
 
+def parse_age(text: str) -> float:
+    """`30d`, `12h` or `90` (seconds) in seconds; UsageError for anything else."""
+    return float(_quantity({"": 1, **_SECONDS})(text, text.strip()))
+
+
 @dataclass(frozen=True)
 class _Field:
     column: str

@@ -36,6 +36,13 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "resolve": "Say what several concepts come to.",
     },
     "Care": {
+        "check": "Say whether the registry is whole; put back what can be.",
+        "compact": "Fold the log into a snapshot.",
+        "prune": "Free the bytes of what was removed.",
+        "purge": "Remove an owner or a concept for good, with proof.",
+        "stats": "Say what is kept and what that saves.",
+        "export": "Write concepts to an archive, or the catalogue for other engines.",
+        "import": "Push the concepts of an archive.",
         "cache": "List or free the masks kept on this machine.",
     },
     "Start": {

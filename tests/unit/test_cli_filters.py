@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cones_registry.cli.filters import order_by, parse_size, where
+from cones_registry.cli.filters import order_by, parse_age, parse_size, where
 from cones_registry.errors import UsageError
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -86,3 +86,9 @@ def test_sizes_are_read_as_they_are_written() -> None:
     ]
     with pytest.raises(UsageError):
         parse_size("a lot")
+
+
+def test_ages_are_read_as_they_are_written() -> None:
+    assert [parse_age(text) for text in ("0", "90", "12h", "7d")] == [0, 90, 43_200, 604_800]
+    with pytest.raises(UsageError):
+        parse_age("soon")

@@ -250,6 +250,66 @@ def test_a_registry_that_is_not_there_is_said_so(
     assert "elsewhere" in capsys.readouterr().err
 
 
+def test_check_says_what_is_wrong_and_its_exit_code_too(two: Command) -> None:
+    assert two.json("check", "--read-data")["ok"] is True
+    digest = two.json("show", "bob/cat")["blob_digest"].removeprefix("sha256:")
+    (two.url / "blobs" / digest[:2] / f"{digest}.parquet").unlink()
+    refused_with_data = two("check", code=13)
+    assert "bob/cat:1" in refused_with_data
+    assert "1 problem in" in two.err
+
+
+def test_compact_folds_the_log(two: Command) -> None:
+    assert two.json("compact")["rows"] == 3
+    assert "nothing to fold" in two("compact") + two.err
+
+
+def test_prune_and_purge_do_nothing_until_they_are_told_to(two: Command) -> None:
+    two("remove", "bob/cat:1")
+    refused(two, "prune", "--grace", 0, code=2)
+    assert two.json("prune", "--grace", 0, "--dry-run")["versions"] == ["bob/cat:1"]
+    refused(two, "purge", "alice/dog", code=2)
+    two("restore", "bob/cat:1")
+    two("remove", "bob/cat:1")
+    assert two.json("prune", "--grace", 0, "--yes")["freed_bytes"] > 0
+    refused(two, "restore", "bob/cat:1", code=10)
+
+
+def test_a_purge_leaves_a_receipt_and_nothing_else(two: Command) -> None:
+    refused(two, "purge", code=2)
+    receipt = json.loads(two("purge", "--owner", "alice", "--yes"))
+    assert (receipt["versions"], receipt["found"]) == (2, 0)
+    assert two("list", "-q") == "bob/cat:1\n"
+
+
+def test_an_archive_carries_concepts_to_another_registry(
+    two: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two("export", "concepts.tar.zst", "alice/dog:1", "bob/cat")
+    other = Command(tmp_path / "other", capsys)
+    other("init")
+    assert set(other("import", "concepts.tar.zst").split()) == {"alice/dog:1", "bob/cat:1"}
+    other("import", "concepts.tar.zst", "--owner", "carol")
+    assert "carol/cat:1" in other("list", "-q")
+
+
+def test_the_catalogue_is_exported_for_other_engines(two: Command) -> None:
+    two("export", "catalogue.parquet")
+    count = duckdb.sql("select count(*) from 'catalogue.parquet'").fetchall()
+    assert count == [(3,)]
+    two("export", "catalogue.jsonl")
+    refused(two, "export", "catalogue.xlsx", code=2)
+    refused(two, "export", "catalogue.jsonl", "bob/cat", code=2)
+
+
+def test_stats_say_what_is_kept_and_what_it_saves(two: Command) -> None:
+    found = two.json("stats")
+    assert (found["owners"], found["concepts"], found["versions"]) == (2, 2, 3)
+    text = two("stats")
+    for expected in ("masks in this registry", "int32 indices", "dense float32 K/V"):
+        assert expected in text
+
+
 def test_the_cache_of_this_machine_can_be_seen_and_emptied(cones: Command, tmp_path: Path) -> None:
     from cones_registry.codec import encode
     from cones_registry.digest import sha256_bytes

@@ -1,0 +1,51 @@
+"""`cones prune`: free the bytes of what was removed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .consent import consent_options, consents
+from .filters import parse_age
+from .output import size
+from .session import Session
+from .verb import verb
+
+
+@verb(reads=True)
+@click.option("--grace", metavar="AGE", help="Between removing and deleting, as 7d.")
+@consent_options
+def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> None:
+    """Delete masks that no version refers to any more, in two steps with a grace between them.
+
+    A first run marks what was removed long enough ago: it can no longer be restored. A run after
+    the grace deletes what was marked and is still unused.
+    """
+    options: dict[str, Any] = {} if grace is None else {"grace": parse_age(grace)}
+    plan = session.open(read_only=dry_run).plan_prune(**options)
+    output = session.output
+    output.message(f"to delete now: {len(plan.delete):,} masks, {size(plan.freed_bytes)}")
+    output.message(
+        f"to mark for later: {len(plan.condemn):,} masks, {size(plan.condemned_bytes)};"
+        f" {len(plan.versions):,} removed versions will be beyond restoring"
+    )
+    if output.as_json and dry_run:
+        output.document(
+            {
+                "freed_bytes": plan.freed_bytes,
+                "condemned_bytes": plan.condemned_bytes,
+                "delete": sorted(plan.delete),
+                "condemn": sorted(plan.condemn),
+                "versions": [f"{owner}/{name}:{number}" for owner, name, number in plan.versions],
+            }
+        )
+    if not consents(session, "Go on?", dry_run=dry_run, yes=yes):
+        return
+    report = plan.execute()
+    if output.as_json:
+        output.document(asdict(report))
+    output.message(f"deleted {len(report.deleted):,} masks, freed {size(report.freed_bytes)}")
+    if report.spared:
+        output.message(f"{len(report.spared):,} masks are in use again and stay")
