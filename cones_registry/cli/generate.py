@@ -40,8 +40,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Pictures, each with the next seed.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=None, help="Denoising steps.")
-@click.option("--guidance", type=float, default=None, help="Classifier-free guidance; 1 is none.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Denoising steps; else the base model's own.",
+)
+@click.option(
+    "--guidance",
+    type=float,
+    default=None,
+    help="Classifier-free guidance, 1 is none; else the base model's.",
+)
 @click.option("--negative", default="", metavar="PROMPT", help="What to move away from.")
 @click.option("--size", type=(int, int), default=None, metavar="WIDTH HEIGHT", help="In pixels.")
 @click.option("--scheduler", help="As dpm, ddim, euler; else the base model's own.")
@@ -86,8 +96,8 @@ def command(
         for number in range(count)
     ]
     chosen = {
-        "steps": steps,
-        "guidance_scale": guidance,
+        "steps": base.defaults.steps if steps is None else steps,
+        "guidance_scale": base.defaults.guidance_scale if guidance is None else guidance,
         "width": size and size[0],
         "height": size and size[1],
         "scheduler": scheduler,
