@@ -104,8 +104,6 @@ def _version_key(value: Mapping[str, Any]) -> None:
 def _push(value: Event) -> None:
     record = value["concept"]
     concept = Concept.from_json(record)
-    if set(record) - RECORD_KEYS:
-        raise CorruptDataError(f"unknown keys {quote(sorted(set(record) - RECORD_KEYS))}")
     check_words(concept.tags, concept.note, concept.token, concept.class_noun)
     _integer(concept.blob_bytes, 0, 2**40, "blob_bytes")
     _integer(concept.table_neuron_count, 1, 2**40, "table_neuron_count")
@@ -120,6 +118,9 @@ def _push(value: Event) -> None:
         raise CorruptDataError("push must be a short text")
     if type(value["history"]) is not bool:
         raise CorruptDataError("history must be true or false")
+    # Keys of later versions go, keys that may be left out come: from here on every record is whole.
+    whole = concept.to_json()
+    value["concept"] = {key: whole[key] for key in RECORD_KEYS}
 
 
 def _is_time(text: str) -> bool:

@@ -1,0 +1,306 @@
+"""Damaged or hostile files of a registry are refused, each for its own reason."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog.clock import Clock
+from cones_registry.catalog.copy import Meta
+from cones_registry.catalog.documents import canonical, seal, unseal
+from cones_registry.catalog.events import check_event
+from cones_registry.digest import sha256_bytes
+from cones_registry.errors import CorruptDataError, LimitExceededError
+from cones_registry.store import open_store
+
+FOLDER = Path(__file__).resolve().parents[2] / "schema"
+SCHEMA = json.loads((FOLDER / "log-segment.schema.json").read_text("utf-8"))
+STAMP = "01M81X1G71RG9BMDSJFFGKZZPR"
+TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (8, 16)})
+MASK = ConceptMask.from_indices(TABLE, {TABLE.names[0]: np.arange(10, dtype=np.int32)})
+
+REASONS = {
+    "format-of-another-kind": "not of format 'cones-log/1'",
+    "no-events": "1 to 100000 events",
+    "unknown-event": "unknown event 'overwrite'",
+    "owner-climbs-out": "owner '../etc'",
+    "owner-in-capitals": "capital letter 'A'",
+    "name-with-separator": "name 'dog/cat'",
+    "name-looks-alike": r"U\+043E",
+    "version-zero": "no version 0",
+    "version-not-whole": "version is 1.5",
+    "blob-digest-too-short": "'sha256:abc' is not a digest",
+    "scope-unknown": "scope is 'everywhere'",
+    "precision-unknown": "precision is 'float8'",
+    "more-members-than-neurons": "neuron_count is 101",
+    "density-not-the-counts": "density is not neuron_count / table_neuron_count",
+    "blob-bytes-negative": "blob_bytes is -1",
+    "created-not-utc": "created is '2026-11-22T00:00:00'",
+    "alias-all-digits": "would read as a version number",
+    "alias-generation-zero": "generation is 0",
+    "tag-empty": "'' is not a tag",
+    "pointer-not-alone": "a pointer stands alone",
+}
+# What JSON Schema cannot say.
+BEYOND_SCHEMA = {"density-not-the-counts", "alias-all-digits", "pointer-not-alone"}
+
+
+def packed(value: Any) -> tuple[str, bytes]:
+    """(key, bytes) of a segment with any content, its digest right."""
+    data = zstandard.ZstdCompressor().compress(canonical(value))
+    digest = sha256_bytes(data).removeprefix("sha256:")
+    return f"log/{STAMP}.{digest}.json.zst", data
+
+
+@pytest.mark.parametrize("rule", sorted(REASONS))
+def test_a_segment_that_breaks_a_rule_is_refused_for_it(rule: str) -> None:
+    value = json.loads((FOLDER / f"bad/log-segment-{rule}.json").read_text("utf-8"))
+    with pytest.raises(CorruptDataError, match=REASONS[rule]):
+        segments.decode_segment(*packed(value))
+    is_valid = jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
+    if rule not in BEYOND_SCHEMA and rule != "more-members-than-neurons":
+        assert not is_valid, "the schema allows it"
+
+
+def test_every_bad_segment_has_its_reason() -> None:
+    names = {p.stem.removeprefix("log-segment-") for p in FOLDER.glob("bad/log-segment-*.json")}
+    assert names == set(REASONS)
+
+
+def test_the_example_segment_is_read() -> None:
+    value = json.loads((FOLDER / "examples/log-segment.json").read_text("utf-8"))
+    segment = segments.decode_segment(*packed(value))
+    assert [event["type"] for event in segment.events] == ["push", "tag"]
+
+
+def test_a_flipped_bit_anywhere_in_a_segment_is_found() -> None:
+    event = check_event({"type": "remove", "owner": "a", "name": "b", "version": 1})
+    key, data = segments.encode_segment(STAMP, [event])
+    for position in range(len(data)):
+        flipped = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+        with pytest.raises(CorruptDataError, match="damaged"):
+            segments.decode_segment(key, flipped)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "log/x",
+        f"log/{STAMP}.json.zst",
+        f"log/{STAMP[:-1]}U.{'0' * 64}.json.zst",
+        f"log/{STAMP.lower()}.{'0' * 64}.json.zst",
+        f"log/{STAMP}.{'0' * 63}.json.zst",
+        f"log/{STAMP}.{'0' * 64}.json",
+    ],
+)
+def test_what_is_no_segment_may_not_lie_in_the_log(key: str) -> None:
+    with pytest.raises(CorruptDataError):
+        segments.parse_name(key)
+
+
+def test_a_segment_that_announces_terabytes_is_refused_before_it_is_read() -> None:
+    # A frame header with an 8-byte content size of 2**50 and nothing behind it.
+    data = bytes.fromhex("28b52ffd") + bytes([0b11100000]) + (2**50).to_bytes(8, "little")
+    key = f"log/{STAMP}.{sha256_bytes(data).removeprefix('sha256:')}.json.zst"
+    with pytest.raises(CorruptDataError, match=r"announces|not zstd"):
+        segments.decode_segment(key, data)
+
+
+def test_a_commit_has_a_largest_size() -> None:
+    event = {"type": "remove", "owner": "a", "name": "b", "version": 1}
+    with pytest.raises(LimitExceededError, match="Use several"):
+        segments.encode_segment(STAMP, [event] * (segments.MAX_EVENTS + 1))
+
+
+def test_deeply_nested_json_is_refused() -> None:
+    content = b"[" * 200_000 + b"]" * 200_000
+    data = zstandard.ZstdCompressor().compress(content)
+    key = f"log/{STAMP}.{sha256_bytes(data).removeprefix('sha256:')}.json.zst"
+    with pytest.raises(CorruptDataError):
+        segments.decode_segment(key, data)
+
+
+def test_a_document_is_refused_when_anything_in_it_changed() -> None:
+    data = seal("base", {"a": 1, "b": "text"})
+    assert unseal("base", data, "x") == {"a": 1, "b": "text"}
+    for changed in (
+        data.replace(b'"a":1', b'"a":2'),
+        data.replace(b"cones-base", b"cones-quota"),
+        data[:-10],
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"format":"cones-base/1","digest":"sha256:' + b"0" * 64 + b'"}',
+    ):
+        with pytest.raises(CorruptDataError):
+            unseal("base", changed, "x")
+    with pytest.raises(CorruptDataError, match="reads 'cones-quota/1'"):
+        unseal("quota", data, "x")
+
+
+def snapshot(tmp_path: Path, table: pa.Table, rows: int | None = None) -> snapshots.Manifest:
+    """A snapshot in a store at `tmp_path`, whatever its table."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    parquet = buffer.getvalue()
+    rows = table.num_rows if rows is None else rows
+    data = snapshots.encode_manifest(1, parquet, rows, [], Meta(), "maker")
+    manifest = snapshots.decode_manifest(1, data)
+    store = open_store(tmp_path)
+    store.put_new(snapshots.parquet_key(1, manifest.parquet), parquet)
+    return manifest
+
+
+def test_a_snapshot_of_another_schema_is_refused(tmp_path: Path) -> None:
+    manifest = snapshot(tmp_path, pa.table({"owner": ["a"]}))
+    with pytest.raises(CorruptDataError, match="of the columns"):
+        snapshots.read_parquet(open_store(tmp_path), manifest)
+
+
+def test_a_snapshot_with_a_lying_count_is_refused(tmp_path: Path) -> None:
+    columns = [*snapshots.CONCEPTS.names, "aliases"]
+    manifest = snapshot(tmp_path, pa.table({name: ["a"] for name in columns}), rows=2)
+    with pytest.raises(CorruptDataError, match="has 1 rows"):
+        snapshots.read_parquet(open_store(tmp_path), manifest)
+
+
+def test_a_snapshot_with_columns_of_another_type_is_refused(tmp_path: Path) -> None:
+    registry = Registry.create(tmp_path, cache=tmp_path / "cache")
+    columns = [*snapshots.CONCEPTS.names, "aliases"]
+    manifest = snapshot(tmp_path, pa.table({name: ["a"] for name in columns}))
+    data = snapshots.encode_manifest(
+        1, open_store(tmp_path).get(snapshots.parquet_key(1, manifest.parquet)), 1, [], Meta(), "m"
+    )
+    open_store(tmp_path).put_new(snapshots.manifest_key(1), data)
+    with pytest.raises(CorruptDataError):
+        registry.compact()
+
+
+def test_stamps_are_unique_and_later_than_all_seen() -> None:
+    clock, other = Clock(), Clock()
+    made = [clock.next() for _ in range(500)]
+    assert made == sorted(set(made))
+    other.observe(made[-1])
+    assert other.next() > made[-1]
+    other.observe("7" + "Z" * 25)
+    assert other.next() < "02"
+
+
+# -- archives -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
+    registry.push("alice/dog", MASK, tags=["x"], token="sks")
+    return registry
+
+
+def archive(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with (
+        path.open("wb") as file,
+        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed_file,
+        tarfile.open(fileobj=packed_file, mode="w|") as tar,
+    ):
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def members_of(path: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    with (
+        path.open("rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file) as plain,
+        tarfile.open(fileobj=plain, mode="r|") as tar,
+    ):
+        found = []
+        for member in tar:
+            content = tar.extractfile(member)
+            found.append((member, content.read() if content else b""))
+        return found
+
+
+def test_an_archive_carries_concepts_between_registries(registry: Registry, tmp_path: Path) -> None:
+    registry.push("bob/dog", MASK)
+    report = registry.export_archive(tmp_path / "a.tar.zst")
+    assert (report.concepts, report.blobs) == (2, 1)
+    other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
+    assert [c.ref for c in other.import_archive(tmp_path / "a.tar.zst")] == [
+        "alice/dog:1",
+        "bob/dog:1",
+    ]
+    assert other.pull("alice/dog") == MASK
+    assert other.get("alice/dog").tags == ("x",)
+    again = other.import_archive(tmp_path / "a.tar.zst")
+    assert [c.ref for c in again] == ["alice/dog:1", "bob/dog:1"]
+    assert len(other.find()) == 2
+    assert other.import_archive(tmp_path / "a.tar.zst", owner="carl")[0].owner == "carl"
+
+
+def special(name: str, kind: bytes, link: str = "/etc/passwd") -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member, b""
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        special("blobs/x", tarfile.SYMTYPE),
+        special("blobs/x", tarfile.LNKTYPE),
+        special("blobs", tarfile.DIRTYPE),
+        special("dev", tarfile.CHRTYPE),
+        special("fifo", tarfile.FIFOTYPE),
+        (tarfile.TarInfo("/etc/cron.d/evil"), b"x"),
+        (tarfile.TarInfo("../../evil"), b"x"),
+        (tarfile.TarInfo("blobs/../../evil"), b"x"),
+        (tarfile.TarInfo("unexpected"), b"x"),
+    ],
+    ids=lambda extra: f"{extra[0].name}-{extra[0].type.decode()}",
+)
+def test_an_archive_with_anything_unexpected_is_refused_whole(
+    registry: Registry, tmp_path: Path, extra: tuple[tarfile.TarInfo, bytes]
+) -> None:
+    registry.export_archive(tmp_path / "a.tar.zst")
+    bad = archive(tmp_path / "bad.tar.zst", [*members_of(tmp_path / "a.tar.zst"), extra])
+    other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    with pytest.raises(CorruptDataError):
+        other.import_archive(bad)
+    assert sorted(p for p in tmp_path.rglob("*") if "cache" not in p.parts) == before
+    assert other.find() == []
+
+
+def test_a_damaged_archive_is_refused(registry: Registry, tmp_path: Path) -> None:
+    registry.export_archive(tmp_path / "a.tar.zst")
+    good = members_of(tmp_path / "a.tar.zst")
+    changed = [
+        (member, data[:-1] + b"!" if member.name.startswith("blobs/") else data)
+        for member, data in good
+    ]
+    other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
+    for path in (
+        archive(tmp_path / "changed.tar.zst", changed),
+        archive(tmp_path / "short.tar.zst", good[:-1]),
+        archive(tmp_path / "headless.tar.zst", good[1:]),
+        archive(tmp_path / "empty.tar.zst", []),
+    ):
+        with pytest.raises(CorruptDataError):
+            other.import_archive(path)
+    for size in (0, 10, 100):
+        cut = tmp_path / "cut.tar.zst"
+        cut.write_bytes((tmp_path / "a.tar.zst").read_bytes()[:size])
+        with pytest.raises(CorruptDataError):
+            other.import_archive(cut)
+    assert other.find() == []
