@@ -40,7 +40,8 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     words = ["--token", "sks", "--class-noun", "dog"]
     file = tmp_path / "dog.parquet"
     capsys.readouterr()
-    learnt = ["extract", str(photos), *words, *base, "--steps", "2", "--density", "0.1"]
+    how = ["--method", "first-order", "--steps", "2", "--density", "0.1"]
+    learnt = ["extract", str(photos), *words, *base, *how]
     assert cli.run([*learnt, "--push", "alice/dog", "--out", str(file)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{file}\nalice/dog:1\n"
