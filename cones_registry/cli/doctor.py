@@ -23,6 +23,7 @@ EXTRAS = {
     "ray": ("batches on a Ray cluster", ("ray",)),
     "plot": ("figures", ("matplotlib",)),
     "delta": ("the catalogue as a Delta table", ("deltalake",)),
+    "fast": ("compiled decoding", ("numba",)),
 }
 CORE = (
     "cones-registry",

@@ -24,6 +24,7 @@ EXTRA_OF_MODULE = {
     "deltalake": "delta",
     "gcsfs": "gcs",
     "matplotlib": "plot",
+    "numba": "fast",
     "ray": "ray",
     "s3fs": "s3",
 }

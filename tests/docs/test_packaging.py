@@ -46,7 +46,7 @@ def test_the_doctor_knows_every_extra_and_the_failures_know_every_module() -> No
     from cones_registry.cli.doctor import EXTRAS as KNOWN
     from cones_registry.cli.failures import EXTRA_OF_MODULE
 
-    users = set(EXTRAS) - {"test", "check"}
+    users = set(EXTRAS) - {"bench", "check", "test"}
     assert set(KNOWN) == users
     assert set(EXTRA_OF_MODULE.values()) == users
     for extra, (_, packages) in KNOWN.items():
