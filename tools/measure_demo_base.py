@@ -18,7 +18,7 @@ from PIL import Image
 
 from cones_registry import BaseModel, Generator
 from cones_registry.demo.judge import Judge
-from cones_registry.demo.measure import STEPS, described_trials, draw, score
+from cones_registry.demo.measure import described_trials, draw, score
 from cones_registry.demo.sheet import Strip, contact_sheet
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,7 @@ COLUMNS = ("shape", "colour", "texture", "place", "background", "thing", "all")
 @click.option("--count", default=128, show_default=True, help="Pictures behind every number.")
 @click.option("--guidance", "scales", multiple=True, type=float, default=(1.0, 1.5, 2.0, 3.0))
 @click.option("--things", "numbers", multiple=True, type=int, default=(1, 2, 3, 4))
-@click.option("--steps", default=STEPS, show_default=True)
+@click.option("--steps", default=20, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--write", is_flag=True, help="Keep the table in tools/results.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write some of the pictures here.")
@@ -57,7 +57,9 @@ def main(
             row = {"things": things, "guidance": guidance, **score(judge, trials, pictures)}
             rows.append(row)
             click.echo(json.dumps(row, indent=None), err=True)
-            strips.append(Strip(f"{things} things, guidance {guidance}", (("", tuple(pictures[:12])),)))
+            strips.append(
+                Strip(f"{things} things, guidance {guidance}", (("", tuple(pictures[:12])),))
+            )
     if sheet is not None:
         contact_sheet(strips).save(sheet)
     lines = [

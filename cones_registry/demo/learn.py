@@ -6,7 +6,7 @@ import numpy as np
 
 from cones_registry.base_model import BaseModel
 from cones_registry.demo import world
-from cones_registry.demo.measure import GUIDANCE, STEPS
+from cones_registry.demo.measure import BATCH
 from cones_registry.demo.subjects import Subject
 from cones_registry.extraction import Companion, Extraction, Extractor, base_companions
 from cones_registry.extraction.progress import Progress
@@ -31,9 +31,9 @@ def companions(base: BaseModel, subject: Subject, *, seed: int = 0) -> tuple[Com
         base,
         prompts,
         seed,
-        steps=STEPS,
-        guidance_scale=GUIDANCE,
-        batch_size=32,
+        steps=base.defaults.steps,
+        guidance_scale=base.defaults.guidance_scale,
+        batch_size=BATCH,
     )
 
 

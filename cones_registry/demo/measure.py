@@ -15,10 +15,7 @@ from cones_registry.demo.subjects import Subject
 from cones_registry.demo.world import Scene
 from cones_registry.generation import Generator, Request
 
-# The best setting measured on the shipped base: tools/results/demo-base.md.
-STEPS = 20
-GUIDANCE = 1.0
-BATCH = 32
+BATCH = 32  # pictures drawn at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +69,14 @@ def draw(
     generator: Generator,
     trials: Sequence[Trial],
     *,
-    guidance: float = GUIDANCE,
-    steps: int = STEPS,
+    guidance: float | None = None,
+    steps: int | None = None,
     **parts: object,
 ) -> list[Image.Image]:
-    """A picture for every trial; ``parts`` is ``mask=`` or ``composition=`` of the requests."""
+    """A picture for every trial; ``parts`` is ``mask=`` or ``composition=`` of the requests.
+
+    guidance, steps: by default the base model's own.
+    """
     requests = [Request(trial.prompt, seed=trial.seed, **parts) for trial in trials]  # type: ignore[arg-type]
     return list(
         generator.generate(requests, steps=steps, guidance_scale=guidance, batch_size=BATCH)
