@@ -2,7 +2,9 @@
 
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.engine import Engine
-from cones_registry.batch.job import BadJobsError, BadLine, Job, parse_jobs
+from cones_registry.batch.fields import BadJobsError, BadLine
+from cones_registry.batch.job import Job, parse_jobs
+from cones_registry.batch.learning import run_learning
 from cones_registry.batch.local import LocalEngine
 from cones_registry.batch.report import BatchReport, Failure, Progress
 from cones_registry.batch.run import run_batch
@@ -19,4 +21,5 @@ __all__ = [
     "Progress",
     "parse_jobs",
     "run_batch",
+    "run_learning",
 ]

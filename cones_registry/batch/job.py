@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cones_registry.digest import quote, sha256_bytes
-from cones_registry.errors import ConesError, UsageError
+from cones_registry.batch.fields import (
+    BadLine,
+    Check,
+    full_text,
+    need,
+    number,
+    one_of,
+    parse_lines,
+    text,
+    texts,
+    whole,
+)
+from cones_registry.digest import quote
+from cones_registry.errors import UsageError
+from cones_registry.generation.schedulers import SCHEDULERS
 from cones_registry.manifest import parse_ref
 
 MAX_COUNT: Final = 100_000
@@ -38,150 +50,41 @@ class Job:
     count: int = 1
 
 
-@dataclass(frozen=True)
-class BadLine:
-    """A line that cannot be run, and why."""
-
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
-
-
-class BadJobsError(UsageError):
-    """Some job lines cannot be run; ``lines`` says which and why. Nothing has run."""
-
-    def __init__(self, lines: Sequence[BadLine]) -> None:
-        self.lines = tuple(lines)
-        shown = "\n".join(f"  {line}" for line in lines)
-        super().__init__(
-            f"{len(lines)} of the job lines cannot be run:\n{shown}\n"
-            "Nothing was drawn. Correct them, or skip them with --keep-going"
-        )
-
-
-def parse_jobs(text: str) -> tuple[list[Job], list[BadLine]]:
+def parse_jobs(lines: str) -> tuple[list[Job], list[BadLine]]:
     """The jobs of a JSON-lines text, and the lines that are none. Blank lines are left out."""
-    jobs: list[Job] = []
-    bad: list[BadLine] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            jobs.append(_parse(number, line))
-        except ConesError as error:
-            bad.append(BadLine(number, str(error)))
-    return jobs, bad
+    return parse_lines(lines, _job, _FIELDS)
 
 
-def jobs_digest(text: str) -> str:
-    """Identity of a job file: of what its lines say, not of their spelling."""
-    lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                content: Any = json.loads(line)
-            except ValueError:
-                content = line
-            lines.append([number, content])
-    return sha256_bytes(json.dumps(lines, sort_keys=True).encode())
-
-
-def _parse(number: int, line: str) -> Job:
-    try:
-        content = json.loads(line, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError('not a JSON object; expected {"prompt": "…", …}')
-    unknown = sorted(set(content) - set(_FIELDS))
-    if unknown:
-        raise UsageError(f"unknown field {quote(unknown[0])}. Expected {', '.join(_FIELDS)}")
-    if "prompt" not in content:
-        raise UsageError('no prompt; expected {"prompt": "…", …}')
-    values = {name: _FIELDS[name](name, value) for name, value in content.items()}
-    job = Job(number, **values)
+def _job(line: int, values: dict[str, Any]) -> Job:
+    need(values, "prompt")
+    job = Job(line, **values)
     if job.seed + job.count - 1 > MAX_SEED:
         raise UsageError(f"seed {job.seed} and count {job.count} pass the last seed {MAX_SEED}")
     return job
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a field is given twice")
-    return content
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{name} is {quote(value)}, expected text")
-    return value
-
-
-def _prompt(name: str, value: Any) -> str:
-    if not _text(name, value).strip():
-        raise UsageError(f"{name} is empty")
-    return str(value)
-
-
-def _whole(low: int, high: int) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise UsageError(f"{name} is {quote(value)}, expected a whole number {low} … {high}")
-        return value
-
-    return check
-
-
-def _guidance(name: str, value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (0 <= value < MAX_GUIDANCE)
-    ):
-        raise UsageError(f"{name} is {quote(value)}, expected a number from 0 below {MAX_GUIDANCE}")
-    return float(value)
-
-
 def _size(name: str, value: Any) -> tuple[int, int]:
-    side = _whole(8, MAX_SIDE)
+    side = whole(8, MAX_SIDE)
     if not isinstance(value, list) or len(value) != 2:
         raise UsageError(f"{name} is {quote(value)}, expected [width, height] in pixels")
     return side("width", value[0]), side("height", value[1])
 
 
 def _refs(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise UsageError(f"{name} is {quote(value)}, expected a list of refs")
-    for ref in value:
-        parse_ref(_text("a ref", ref))
-    if len(set(value)) != len(value):
-        raise UsageError(f"{name} names a concept twice")
-    return tuple(value)
+    refs = texts(name, value)
+    for ref in refs:
+        parse_ref(ref)
+    return refs
 
 
-def _scheduler(name: str, value: Any) -> str:
-    from cones_registry.generation.schedulers import SCHEDULERS
-
-    if _text(name, value) not in SCHEDULERS:
-        raise UsageError(f"{name} is {quote(value)}, expected one of {', '.join(SCHEDULERS)}")
-    return str(value)
-
-
-_FIELDS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "prompt": _prompt,
+_FIELDS: Final[Mapping[str, Check]] = {
+    "prompt": full_text,
     "concepts": _refs,
-    "seed": _whole(0, MAX_SEED),
-    "steps": _whole(1, MAX_STEPS),
-    "guidance": _guidance,
+    "seed": whole(0, MAX_SEED),
+    "steps": whole(1, MAX_STEPS),
+    "guidance": number(0, MAX_GUIDANCE),
     "size": _size,
-    "scheduler": _scheduler,
-    "negative_prompt": _text,
-    "count": _whole(1, MAX_COUNT),
+    "scheduler": one_of(*SCHEDULERS),
+    "negative_prompt": text,
+    "count": whole(1, MAX_COUNT),
 }

@@ -1,4 +1,4 @@
-"""The Ray engine: actors that hold a base model each and take the next chunk when they are idle."""
+"""The Ray engine: actors with a base model each, who take the next piece of work when idle."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any, Final
 
 from cones_registry.base_model import BaseModel
 from cones_registry.batch.compositions import Compositions
-from cones_registry.batch.engine import BaseIdentity, EngineSettings, Task, identity_of
-from cones_registry.batch.plan import Chunk
-from cones_registry.batch.worker import Outcome, Worker
+from cones_registry.batch.engine import (
+    BaseIdentity,
+    EngineSettings,
+    Result,
+    Work,
+    identity_of,
+)
+from cones_registry.batch.worker import Worker
 from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailableError, UsageError
 
 # What reaches the actors of the environment this process has: the registry and the credentials of
@@ -23,11 +28,11 @@ MAX_ATTEMPTS: Final = 3
 
 
 class RayEngine:
-    """Draws on a Ray cluster.
+    """Works on a Ray cluster.
 
     address: of the cluster; None starts one on this machine; "auto" finds a running one.
     workers: number of actors. cpus, gpus: what each of them takes (fractions are fine).
-    A chunk whose actor is lost is drawn by another one, up to three times in all; lost actors are
+    Work whose actor is lost is done by another one, up to three times in all; lost actors are
     replaced. Raises MissingExtraError without ray.
     """
 
@@ -69,38 +74,37 @@ class RayEngine:
         self._actors = dict.fromkeys(actors)
         return identities[0]  # type: ignore[no-any-return]
 
-    def draw(self, tasks: Sequence[Task]) -> Iterator[list[Outcome]]:
-        """Draw all tasks; an idle actor takes the next one."""
+    def run(self, work: Sequence[Work[Result]]) -> Iterator[Result]:
+        """Do all work; an idle actor takes the next piece."""
         ray = self._ray
-        waiting = deque((task, 1) for task in tasks)
-        running: dict[Any, tuple[Any, Task, int]] = {}
+        waiting = deque((piece, 1) for piece in work)
+        running: dict[Any, tuple[Any, Work[Result], int]] = {}
         idle = list(self._actors)
         while waiting or running:
             while waiting and idle:
                 actor = idle.pop()
-                task, attempt = waiting.popleft()
-                upcoming = waiting[0][0].chunk if waiting else None
-                result = actor.draw.remote(task.chunk, task.wanted, upcoming)
-                running[result] = actor, task, attempt
+                piece, attempt = waiting.popleft()
+                upcoming = waiting[0][0] if waiting else None
+                running[actor.do.remote(piece, upcoming)] = actor, piece, attempt
             done, _ = ray.wait(list(running), num_returns=1)
-            actor, task, attempt = running.pop(done[0])
+            actor, piece, attempt = running.pop(done[0])
             try:
-                outcomes = ray.get(done[0])
+                result = ray.get(done[0])
             except ray.exceptions.RayActorError as error:
                 self._actors.pop(actor, None)
                 replacement = self._make_actor()
                 self._actors[replacement] = None
                 idle.append(replacement)
                 if attempt < MAX_ATTEMPTS:
-                    waiting.append((task, attempt + 1))
+                    waiting.append((piece, attempt + 1))
                     continue
-                outcomes = _lost(task, f"lost with its worker {attempt} times: {error}")
+                result = piece.lost(f"lost with its worker {attempt} times: {error}")
             except ray.exceptions.RayTaskError as error:
                 idle.append(actor)
-                outcomes = _lost(task, str(error.cause))
+                result = piece.lost(str(error.cause))
             else:
                 idle.append(actor)
-            yield outcomes
+            yield result
 
     def stop(self) -> None:
         """End the actors, and the cluster if this engine started it."""
@@ -141,10 +145,10 @@ class _Actor:
     def identity(self) -> BaseIdentity:
         return identity_of(self._worker.base)
 
-    def draw(self, chunk: Chunk, wanted: frozenset[str], upcoming: Chunk | None) -> list[Outcome]:
+    def do(self, piece: Work[Result], upcoming: Work[Any] | None) -> Result:
         if upcoming is not None:  # most likely this actor's next; another's masks do no harm
-            self._compositions.prefetch(upcoming)
-        return self._worker.draw(chunk, wanted)
+            upcoming.prepare(self._compositions)
+        return piece.do(self._worker)
 
 
 def passed_on(environment: Mapping[str, str], settings: EngineSettings | None) -> dict[str, str]:
@@ -153,11 +157,6 @@ def passed_on(environment: Mapping[str, str], settings: EngineSettings | None) -
     if settings is not None and settings.registry is not None:
         chosen[REGISTRY_VARIABLE] = settings.registry
     return chosen
-
-
-def _lost(task: Task, reason: str) -> list[Outcome]:
-    pictures = task.chunk.pictures
-    return [Outcome(each, None, reason) for each in pictures if each.name in task.wanted]
 
 
 def _translated(error: Exception) -> ConesError:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from cones_registry.attention import names_token
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.engine import BaseIdentity, Engine, EngineSettings, Task
+from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
 from cones_registry.batch.index import KEY as INDEX_KEY
 from cones_registry.batch.index import encode_index
-from cones_registry.batch.job import BadJobsError, BadLine, Job, jobs_digest, parse_jobs
+from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.batch.manifest import KEY as MANIFEST_KEY
 from cones_registry.batch.manifest import RunManifest, decode_manifest, require_same_run
 from cones_registry.batch.plan import Chunk, make_chunks
@@ -77,7 +78,7 @@ def run_batch(
     parsed, bad = parse_jobs(jobs)
     old = _existing(store)
     if old is not None:
-        require_same_run(old, jobs=jobs_digest(jobs), format=format, batch_size=batch_size)
+        require_same_run(old, jobs=lines_digest(jobs), format=format, batch_size=batch_size)
     pins, good, unusable = _pin(parsed, compositions, old.pins if old else {})
     bad = sorted(bad + unusable, key=lambda line: line.line)
     if bad and not keep_going:
@@ -88,7 +89,7 @@ def run_batch(
         identity = engine.start(settings)
         _require_base(pins, identity, base)
         manifest = old or RunManifest(
-            jobs_digest(jobs),
+            lines_digest(jobs),
             identity.fingerprint,
             identity.dtype,
             format,
@@ -203,7 +204,7 @@ class _Run:
                 tasks.append(Task(chunk, wanted))
         began = time.monotonic()
         self._tell(len(names), began)
-        for outcomes in engine.draw(tasks):
+        for outcomes in engine.run(tasks):
             for outcome in outcomes:
                 self._keep(outcome)
             self._tell(len(names), began)

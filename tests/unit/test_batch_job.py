@@ -6,7 +6,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from cones_registry.batch.job import BadJobsError, Job, jobs_digest, parse_jobs
+from cones_registry.batch.fields import BadJobsError, lines_digest
+from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.errors import UsageError
 
 SCHEMA = Path(__file__).parents[2] / "schema"
@@ -85,9 +86,9 @@ def test_bad_line_is_reported_with_its_number(line: str) -> None:
 
 def test_digest_is_of_what_is_said_and_not_of_its_spelling() -> None:
     first = '{"prompt": "a", "seed": 1}\n'
-    assert jobs_digest(first) == jobs_digest('{"seed":1,  "prompt":"a"}')
-    assert jobs_digest(first) != jobs_digest('{"prompt": "a", "seed": 2}')
-    assert jobs_digest(first) != jobs_digest("\n" + first), "line numbers name the pictures"
+    assert lines_digest(first) == lines_digest('{"seed":1,  "prompt":"a"}')
+    assert lines_digest(first) != lines_digest('{"prompt": "a", "seed": 2}')
+    assert lines_digest(first) != lines_digest("\n" + first), "line numbers name the pictures"
 
 
 def test_schema_and_parser_agree() -> None:

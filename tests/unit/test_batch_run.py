@@ -20,7 +20,6 @@ from cones_registry.batch import (
 )
 from cones_registry.batch.byte_cache import ByteCache
 from cones_registry.batch.engine import Task
-from cones_registry.batch.worker import Outcome
 from cones_registry.errors import (
     BaseModelMismatchError,
     ConflictError,
@@ -152,8 +151,8 @@ class StoppingEngine(LocalEngine):
         self.after = after
         self.drawn: list[str] = []
 
-    def draw(self, tasks: Any) -> Iterator[list[Outcome]]:
-        for number, outcomes in enumerate(super().draw(tasks)):
+    def run(self, work: Any) -> Iterator[Any]:
+        for number, outcomes in enumerate(super().run(work)):
             if number == self.after:
                 yield outcomes[:1]
                 raise Interrupted
@@ -385,6 +384,6 @@ def test_outcomes_are_only_of_the_pictures_that_are_wanted(
     (chunk,) = make_chunks(jobs, {}, 4, GenerationDefaults())
     engine = LocalEngine(Compositions(None))
     engine.start(EngineSettings(str(tiny_pipeline_folder), None, "cpu"))
-    ((outcome,),) = engine.draw([Task(chunk, frozenset({"000001-002"}))])
+    ((outcome,),) = engine.run([Task(chunk, frozenset({"000001-002"}))])
     engine.stop()
     assert outcome.picture.seed == 1
