@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from .filters import parse_size
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -44,5 +44,5 @@ def command(session: Session, action: str, limit: str) -> None:
     rows = [(blob.digest, size(blob.size), when) for blob, when in zip(blobs, used, strict=True)]
     output.table(("digest", "bytes", "last used"), rows)
     output.message(
-        f"{len(blobs):,} masks, {size(sum(blob.size for blob in blobs))} in {cache.folder}"
+        f"{counted(len(blobs), 'mask')}, {size(sum(blob.size for blob in blobs))} in {cache.folder}"
     )

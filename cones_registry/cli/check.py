@@ -6,7 +6,7 @@ import click
 
 from cones_registry.errors import CorruptDataError
 
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -36,7 +36,7 @@ def command(session: Session, read_data: bool, rebuild: bool) -> None:
             {
                 "versions": f"{report.versions:,}",
                 "blobs": f"{report.blobs:,}",
-                "log segments": f"{report.segments:,}",
+                "log segments": f"{report.segments:,}" if read_data else "",
                 "verified": size(report.read_bytes) if read_data else "",
                 "orphans": f"{len(report.orphans):,}",
                 "gaps": f"{len(report.gaps):,}",
@@ -45,9 +45,8 @@ def command(session: Session, read_data: bool, rebuild: bool) -> None:
             }
         )
     if not report.ok:
-        count = len(report.problems)
         raise CorruptDataError(
-            f"{count:,} problem{'' if count == 1 else 's'} in {registry.url}."
+            f"{counted(len(report.problems), 'problem')} in {registry.url}."
             + ("" if rebuild else " To restore what can be: cones check --rebuild")
         )
     output.message("all is well")

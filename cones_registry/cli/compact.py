@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .filters import parse_age
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -36,7 +36,9 @@ def command(session: Session, grace: str | None, minimum: int) -> None:
         output.message("no new snapshot: there was nothing to fold")
     else:
         output.message(
-            f"snapshot {report.snapshot}: {report.rows:,} versions in"
-            f" {size(report.snapshot_bytes)}, {report.folded:,} log segments folded"
+            f"snapshot {report.snapshot}: {counted(report.rows, 'version')} in"
+            f" {size(report.snapshot_bytes)}, {counted(report.folded, 'log segment')} folded"
         )
-    output.message(f"{report.removed:,} old objects removed, {size(report.freed_bytes)} freed")
+    output.message(
+        f"{counted(report.removed, 'old object')} removed, {size(report.freed_bytes)} freed"
+    )

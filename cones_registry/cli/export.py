@@ -6,7 +6,7 @@ import click
 
 from cones_registry.errors import UsageError
 
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -41,10 +41,11 @@ def command(session: Session, target: str, refs: tuple[str, ...], form: str | No
     if form == "archive":
         report = registry.export_archive(target, refs or None)
         session.output.message(
-            f"{report.concepts:,} concepts, {report.blobs:,} masks, {size(report.size)}: {target}"
+            f"{counted(report.concepts, 'concept')}, {counted(report.blobs, 'mask')},"
+            f" {size(report.size)}: {target}"
         )
         return
     if refs:
         raise UsageError(f"the {form} export is of the whole catalogue; leave the refs away")
     rows = registry.export_catalog(target, format=form)
-    session.output.message(f"{rows:,} rows: {target}")
+    session.output.message(f"{counted(rows, 'row')}: {target}")

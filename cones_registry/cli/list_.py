@@ -6,6 +6,7 @@ import click
 
 from .concepts import COLUMNS, exact, record, show_table
 from .filters import order_by, where
+from .output import counted
 from .session import Session
 from .verb import verb
 
@@ -76,4 +77,4 @@ def command(
         output.csv(COLUMNS, [exact(concept) for concept in found])
     else:
         show_table(output, found)
-        output.message(f"{len(found):,} concept{'' if len(found) == 1 else 's'}")
+        output.message(counted(len(found), "concept"))

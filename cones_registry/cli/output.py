@@ -34,6 +34,11 @@ def share(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 -> '1 mask', 1_200 -> '1,200 masks'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class ReaderGoneError(Exception):
     """The reader of a pipe (head, less) has seen enough."""
 

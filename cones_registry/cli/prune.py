@@ -9,7 +9,7 @@ import click
 
 from .consent import consent_options, consents
 from .filters import parse_age
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -26,10 +26,10 @@ def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> No
     options: dict[str, Any] = {} if grace is None else {"grace": parse_age(grace)}
     plan = session.open(read_only=dry_run).plan_prune(**options)
     output = session.output
-    output.message(f"to delete now: {len(plan.delete):,} masks, {size(plan.freed_bytes)}")
+    output.message(f"to delete now: {counted(len(plan.delete), 'mask')}, {size(plan.freed_bytes)}")
     output.message(
-        f"to mark for later: {len(plan.condemn):,} masks, {size(plan.condemned_bytes)};"
-        f" {len(plan.versions):,} removed versions will be beyond restoring"
+        f"to mark for later: {counted(len(plan.condemn), 'mask')}, {size(plan.condemned_bytes)};"
+        f" {counted(len(plan.versions), 'removed version')} will be beyond restoring"
     )
     if output.as_json and dry_run:
         output.document(
@@ -46,6 +46,8 @@ def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> No
     report = plan.execute()
     if output.as_json:
         output.document(asdict(report))
-    output.message(f"deleted {len(report.deleted):,} masks, freed {size(report.freed_bytes)}")
+    output.message(
+        f"deleted {counted(len(report.deleted), 'mask')}, freed {size(report.freed_bytes)}"
+    )
     if report.spared:
-        output.message(f"{len(report.spared):,} masks are in use again and stay")
+        output.message(f"in use again, and kept: {counted(len(report.spared), 'mask')}")

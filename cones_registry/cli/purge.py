@@ -7,7 +7,7 @@ import click
 from cones_registry.errors import UsageError
 
 from .consent import consent_options, consents
-from .output import size
+from .output import counted, size
 from .session import Session
 from .verb import verb
 
@@ -29,11 +29,13 @@ def command(session: Session, ref: str | None, owner: str | None, dry_run: bool,
     output = session.output
     whose = f"owner {plan.owner}" if plan.name is None else f"{plan.owner}/{plan.name}"
     output.message(
-        f"to remove for good of {whose}: {len(plan.names):,} concepts, {plan.versions:,} versions,"
-        f" {len(plan.blobs):,} masks ({size(plan.freed_bytes)})"
+        f"to remove for good of {whose}: {counted(len(plan.names), 'concept')},"
+        f" {counted(plan.versions, 'version')}, {counted(len(plan.blobs), 'mask')} ({size(plan.freed_bytes)})"
     )
     if plan.shared:
-        output.message(f"{len(plan.shared):,} masks that others use too stay, without this record")
+        output.message(
+            f"used by others too, and kept without this record: {counted(len(plan.shared), 'mask')}"
+        )
     if not consents(session, f"Remove {whose} for good?", dry_run=dry_run, yes=yes):
         return
     receipt = plan.execute()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import Output, share
+from .output import Output, counted, share
 from .session import Session
 from .verb import verb
 
@@ -69,11 +69,11 @@ def show(output: Output, composition: Composition, *, explain: bool) -> None:
     if explain:
         _explain(output, composition)
     output.line("")
-    masks = len(composition.parts)
     output.fields(
         {
             "density": share(composition.density),
-            "parts": f"{masks} mask{'' if masks == 1 else 's'}: " + "; ".join(_parts(composition)),
+            "parts": f"{counted(len(composition.parts), 'mask')}: "
+            + "; ".join(_parts(composition)),
             "base": composition.base,
             "digest": composition.digest,
         }
