@@ -96,7 +96,32 @@ def versions_where(
 ) -> list[Version]:
     """Versions for which an SQL condition of this package's own holds; `rest` follows it."""
     sql = f"SELECT * FROM concepts WHERE {condition} {rest}"
-    return [version_of(row) for row in run_query(state, sql, params).to_pylist()]
+    return [version_of(row) for row in _rows(state, sql, params)]
+
+
+def _rows(state: State, sql: str, params: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows for a statement of this package's own: no parsing, no time limit."""
+    cursor = state.connection.cursor()
+    try:
+        rows: list[dict[str, Any]] = (
+            cursor.sql(sql, params=list(params)).to_arrow_table().to_pylist()
+        )
+        return rows
+    finally:
+        cursor.close()
+
+
+def highest_versions(state: State, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """(owner, name) -> highest version, removed ones included, of the names that are there."""
+    listed = sorted(names)
+    owners, concepts = [owner for owner, _ in listed], [name for _, name in listed]
+    rows = _rows(
+        state,
+        "SELECT owner, name, max(version) AS version FROM concepts WHERE (owner, name) IN "
+        "(SELECT (unnest(?), unnest(?))) GROUP BY ALL",
+        [owners, concepts],
+    )
+    return {(row["owner"], row["name"]): row["version"] for row in rows}
 
 
 def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:
@@ -107,11 +132,11 @@ def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:
     for start in range(0, len(names), 1000):
         chunk = names[start : start + 1000]
         places = ", ".join("(?, ?)" for _ in chunk)
-        rows = run_query(
+        rows = _rows(
             state,
             f"SELECT owner, name, version, alias FROM aliases WHERE (owner, name) IN ({places})",
             [part for name in chunk for part in name],
-        ).to_pylist()
+        )
         for row in rows:
             key = (row["owner"], row["name"], row["version"])
             aliases.setdefault(key, []).append(row["alias"])

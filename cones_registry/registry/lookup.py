@@ -9,6 +9,7 @@ from typing import Any, Final
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import concepts_of, run_query, versions_where
+from cones_registry.catalog.tables import version_of
 from cones_registry.digest import quote
 from cones_registry.errors import NotFoundError, UsageError
 from cones_registry.manifest import SCOPES, Concept, Ref, check_name, parse_ref
@@ -169,4 +170,6 @@ def find(
         if type(limit) is not int or limit < 0:
             raise UsageError(f"limit is {quote(limit)}; expected a whole number of at least 0")
         rest += f" LIMIT {limit}"
-    return concepts_of(state, versions_where(state, " AND ".join(conditions), params, rest=rest))
+    sql = f"SELECT * FROM concepts WHERE {' AND '.join(conditions)} {rest}"
+    rows = run_query(state, sql, params).to_pylist()
+    return concepts_of(state, [version_of(row) for row in rows])

@@ -14,6 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from cones_registry.catalog import segments, snapshots
 from cones_registry.catalog.documents import seal
 from cones_registry.catalog.events import Event
@@ -228,7 +232,8 @@ class PurgePlan:
         state = ledger.fresh_now()
         if newest is not None:
             size += newest.size
-            found += _rows_in_snapshot(ledger, newest, self.owner, self.name)
+            parquet = snapshots.read_parquet(store, newest)
+            found += _rows_in_parquet(parquet, self.owner, self.name)
         found += len(_versions(state, self.owner, self.name))
         for key, data in store.get_many([entry.key for entry in _blobs_of(ledger).values()]):
             size += len(data or b"")
@@ -276,9 +281,9 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
         residue += data is not None and _mentions(segments.decode_segment(key, data), whose, name)
     if not (versions or reserved or blobs or shared or residue):
         # A purge that was broken off late has left nothing but snapshots of before.
-        for number in snapshots.manifest_numbers(store):
-            manifest = snapshots.read_manifest(store, number)
-            residue += _rows_in_snapshot(ledger, manifest, whose, name)
+        for entry in store.list(snapshots.PREFIX):
+            if entry.key.endswith(".parquet"):
+                residue += _rows_in_parquet(store.get(entry.key), whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
     return PurgePlan(
@@ -362,14 +367,8 @@ def _mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
     return False
 
 
-def _rows_in_snapshot(
-    ledger: Ledger, manifest: snapshots.Manifest, owner: str, name: str | None
-) -> int:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    data = snapshots.read_parquet(ledger.store, manifest)
+def _rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
+    """Rows of a snapshot's Parquet bytes that are of the owner, or of the one concept."""
     rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
     match = pc.equal(rows["owner"], owner)
     if name is not None:

@@ -16,7 +16,7 @@ from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import canonical
 from cones_registry.catalog.events import Event, check_words
 from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import concept_of, versions_where
+from cones_registry.catalog.reader import concept_of, highest_versions, versions_where
 from cones_registry.catalog.segments import MAX_EVENTS, Segment, encode_segment
 from cones_registry.codec import encode, read_footer
 from cones_registry.digest import Digest, quote, sha256_bytes
@@ -201,15 +201,11 @@ class Pusher:
         for base in {draft.base.fingerprint: draft.base for draft in drafts}.values():
             self._bases.ensure(base)
         self._find_equal_masks(drafts)
-        taken: dict[tuple[str, str], int] = {}
+        numbers = self._next_numbers({(draft.owner, draft.name) for draft in drafts})
         for draft in drafts:
-            name = (draft.owner, draft.name)
-            number = taken.get(name) or self._next_number(*name)
-            taken[name] = number + 1
-            draft.record["version"] = number
-            self._encode(draft)
-        self._quotas.require_room(_added(drafts))
-        self._put_blobs(drafts)
+            draft.record["version"] = numbers[draft.owner, draft.name]
+            numbers[draft.owner, draft.name] += 1
+        self._write_blobs(drafts)
         by_number = {
             reservations.version_key(draft.owner, draft.name, draft.record["version"]): draft
             for draft in drafts
@@ -236,22 +232,21 @@ class Pusher:
             self._pushed.add(concept["mask_digest"])
         return concepts
 
-    def _next_number(self, owner: str, name: str) -> int:
-        known = self._highest.get((owner, name), 0)
-        rows = versions_where(
-            self._ledger.state(),
-            "owner = ? AND name = ?",
-            [owner, name],
-            rest="ORDER BY version DESC LIMIT 1",
-        )
-        if rows:
-            known = max(known, rows[0].record["version"])
-        if not known:
-            # A new name, or one whose numbers were purged and are never given again.
-            known = reservations.highest_purged(
-                self._ledger.store, self._ledger.registry_id, owner, name
-            )
-        return known + 1
+    def _next_numbers(self, names: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """The number after the highest known of each concept."""
+        known = highest_versions(self._ledger.state(), names)
+        for name in names:
+            known[name] = max(known.get(name, 0), self._highest.get(name, 0))
+        # New names, or names whose numbers were purged and are never given again.
+        new = [name for name in names if not known[name]]
+        store, registry_id = self._ledger.store, self._ledger.registry_id
+        paths = {f"{owner}/{name}": (owner, name) for owner, name in new}
+
+        def purged(path: str) -> tuple[str, int]:
+            return path, reservations.highest_purged(store, registry_id, *paths[path])
+
+        known.update({paths[path]: number for path, number in store.each(purged, paths)})
+        return {name: number + 1 for name, number in known.items()}
 
     def _find_equal_masks(self, drafts: list[_Draft]) -> None:
         """Point drafts at the blob of an equal mask that some concept in use refers to."""
@@ -281,9 +276,7 @@ class Pusher:
             return ({"unreadable": True},)
 
     def _encode(self, draft: _Draft) -> None:
-        """Encode the mask with the record in its footer, unless an equal mask has a blob."""
-        if draft.data is None and "blob_digest" in draft.record:
-            return
+        """Encode the mask with the record in its footer."""
         concept = {
             name: value
             for name, value in draft.record.items()
@@ -302,24 +295,32 @@ class Pusher:
             layout=read_footer(data)["layout"],
         )
 
-    def _put_blobs(self, drafts: list[_Draft]) -> None:
+    def _write_blobs(self, drafts: list[_Draft]) -> None:
         """Write new blobs; of equal masks within one commit only the first."""
         first: dict[tuple[Digest, bytes], _Draft] = {}
         for draft in drafts:
+            if "blob_digest" not in draft.record:
+                first.setdefault(_content(draft), draft)
+        by_key = {str(number): draft for number, draft in enumerate(first.values())}
+        store = self._ledger.store
+        if self._quotas.limits({draft.owner for draft in drafts}):
+            for draft in first.values():
+                self._encode(draft)
+            self._quotas.require_room(_added(drafts))
+
+        def write(number: str) -> None:
+            draft = by_key[number]
             if draft.data is None:
-                continue
-            content = (draft.record["mask_digest"], canonical(draft.history))
-            original = first.setdefault(content, draft)
-            if original is not draft:
+                self._encode(draft)
+            store.put_new(blob_key(draft.record["blob_digest"]), draft.data or b"")
+
+        # Encoding one mask while others wait for the store.
+        list(store.each(write, by_key))
+        for draft in drafts:
+            if "blob_digest" not in draft.record:
+                original = first[_content(draft)]
                 for name in ("blob_digest", "blob_bytes", "layout", "precision"):
                     draft.record[name] = original.record[name]
-                draft.data = None
-        data = {blob_key(d.record["blob_digest"]): d.data for d in first.values()}
-
-        def put(key: str) -> None:
-            self._ledger.store.put_new(key, data[key] or b"")
-
-        list(self._ledger.store.each(put, data))
 
     def _require_blobs(self, drafts: list[_Draft]) -> None:
         """Just before the commit: a blob that was found, not written, must still be there."""
@@ -385,6 +386,11 @@ class Pusher:
                 f"key {quote(draft.push.key)} was used to push {record['owner']}/{record['name']}:"
                 f"{record['version']} with another mask. Use a new key for a new mask"
             )
+
+
+def _content(draft: _Draft) -> tuple[Digest, bytes]:
+    """What two drafts must have in common to share a blob."""
+    return draft.record["mask_digest"], canonical([dict(each) for each in draft.history])
 
 
 def _added(drafts: Sequence[_Draft]) -> dict[str, Added]:

@@ -89,15 +89,16 @@ class Quotas:
         self._read = float("-inf")
         return Quota(owner, concepts, size)
 
-    def require_room(self, added: dict[str, Added]) -> None:
-        """`LimitExceededError` if a push would take an owner above the quota."""
+    def limits(self, owners: set[str]) -> list[Quota]:
+        """The quotas that apply to any of `owners`, not older than two seconds."""
         if time.monotonic() - self._read > _REMEMBER_SECONDS:
             self.all()
-        limited = [self._known[owner] for owner in added if owner in self._known]
-        if not limited:
-            return
+        return [self._known[owner] for owner in sorted(owners) if owner in self._known]
+
+    def require_room(self, added: dict[str, Added]) -> None:
+        """`LimitExceededError` if a push would take an owner above the quota."""
         state = self._ledger.fresh_now()
-        for quota in limited:
+        for quota in self.limits(set(added)):
             _require_room(state, quota, added[quota.owner])
 
 
