@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +10,9 @@ import torch
 
 from cones_registry.base_model.cache import ModelCache
 from cones_registry.base_model.defaults import GenerationDefaults, read_defaults
+from cones_registry.base_model.quiet import quiet_loading
 from cones_registry.base_model.source import (
+    DEMO_FOLDER,
     ModelFolder,
     folder_fingerprint,
     open_source,
@@ -91,11 +90,12 @@ class BaseModel:
     def _load(
         cls, source: str, folder: ModelFolder, device: torch.device, dtype: torch.dtype
     ) -> BaseModel:
-        from diffusers import DiffusionPipeline
         from safetensors import SafetensorError
 
         try:
-            with _quiet_unless_terminal():
+            with quiet_loading(known=folder.path == DEMO_FOLDER):
+                from diffusers import DiffusionPipeline
+
                 pipeline = DiffusionPipeline.from_pretrained(
                     str(folder.path),
                     dtype=dtype,
@@ -196,21 +196,3 @@ def _dtype(dtype: str | torch.dtype, folder: ModelFolder, device: torch.device) 
             f"unknown dtype {dtype!r}. Expected 'auto', {', '.join(map(repr, _DTYPES))}"
         )
     return _DTYPES[dtype]
-
-
-@contextmanager
-def _quiet_unless_terminal() -> Iterator[None]:
-    """The libraries' loading bars, on a terminal only."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    if not sys.stderr.isatty():
-        for library in shown:
-            library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
