@@ -22,7 +22,7 @@ from PIL import Image
 from cones_registry import BaseModel, Extractor, Generator, encode
 from cones_registry.demo import world
 from cones_registry.demo.judge import Judge
-from cones_registry.demo.learn import learn
+from cones_registry.demo.learn import companions, learn
 from cones_registry.demo.measure import draw, score, subject_trials
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.extraction import Companion
@@ -91,7 +91,8 @@ def main(
             for method in methods:
                 for subject in SUBJECTS:
                     began = time.monotonic()
-                    extraction = learn(extractor, subject, scope=scope, method=method)
+                    beside = companions(base, subject)
+                    extraction = learn(extractor, subject, beside, scope=scope, method=method)
                     seconds = time.monotonic() - began
                     cuts = [d for d in densities if d < extraction.density]
                     for kept in (extraction, *(extraction.cut(d) for d in cuts)):

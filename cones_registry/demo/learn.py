@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cones_registry.base_model import BaseModel
@@ -12,11 +14,14 @@ from cones_registry.extraction import Companion, Extraction, Extractor, base_com
 from cones_registry.extraction.progress import Progress
 from cones_registry.manifest import Scope
 
-COMPANIONS_EACH = 6  # things drawn beside each reference picture
 
+def companions(
+    base: BaseModel, subject: Subject, *, each: int = 6, seed: int = 0
+) -> tuple[Companion, ...]:
+    """Pictures of other things, drawn by the base model where the subject does not stand.
 
-def companions(base: BaseModel, subject: Subject, *, seed: int = 0) -> tuple[Companion, ...]:
-    """Pictures of other things, drawn by the base model where the subject does not stand."""
+    each: how many for each reference picture.
+    """
     generator = np.random.default_rng([seed, len(subject.name)])
     pool = world.things()
     prompts = []
@@ -24,7 +29,7 @@ def companions(base: BaseModel, subject: Subject, *, seed: int = 0) -> tuple[Com
         place, ground = file.stem, file.read_text(encoding="utf-8").split("|")[1].strip()
         if place not in world.OPPOSITE:
             continue
-        for _ in range(COMPANIONS_EACH):
+        for _ in range(each):
             thing = pool[int(generator.integers(len(pool)))]
             prompts.append(f"at {world.OPPOSITE[place]} a {thing.words()} | {ground}")
     return base_companions(
@@ -40,6 +45,7 @@ def companions(base: BaseModel, subject: Subject, *, seed: int = 0) -> tuple[Com
 def learn(
     extractor: Extractor,
     subject: Subject,
+    beside: Sequence[Companion],
     *,
     scope: Scope = "subject",
     method: str = "gates",
@@ -47,7 +53,11 @@ def learn(
     progress: Progress = "auto",
     **options: object,
 ) -> Extraction:
-    """The subject's concept neurons; ``options`` go to ``Extractor.extract``."""
+    """The subject's concept neurons.
+
+    beside: pictures of other things, as ``companions`` draws them. options: go to
+        ``Extractor.extract``.
+    """
     return extractor.extract(
         subject.folder,
         token=subject.token,
@@ -55,7 +65,7 @@ def learn(
         scope=scope,
         method=method,
         seed=seed,
-        companions=companions(extractor.base, subject, seed=seed),
+        companions=tuple(beside),
         progress=progress,
         **options,  # type: ignore[arg-type]
     )

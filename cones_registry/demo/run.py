@@ -13,7 +13,7 @@ from PIL import Image
 
 from cones_registry.base_model import BaseModel
 from cones_registry.demo.judge import Judge
-from cones_registry.demo.learn import learn
+from cones_registry.demo.learn import companions, learn
 from cones_registry.demo.measure import (
     described_trials,
     draw,
@@ -24,18 +24,26 @@ from cones_registry.demo.measure import (
 from cones_registry.demo.sheet import Strip, contact_sheet
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import ConflictError
-from cones_registry.extraction import Extractor
+from cones_registry.extraction import Companion, Extractor
 from cones_registry.generation import Generator
-from cones_registry.manifest import Concept, Scope
+from cones_registry.manifest import SCOPES, Concept, Scope
 from cones_registry.registry import Registry
 
 OWNER = "demo"
-TRIALS = 32  # pictures behind every share of subjects
-PAIR_TRIALS = 16
-BASE_TRIALS = 64
 SHOWN = 5  # pictures of each kind on the contact sheet
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSize:
+    """How much is drawn and learnt: pictures behind every share; None: the method's own steps."""
+
+    base_trials: int = 64
+    subject_trials: int = 32
+    pair_trials: int = 16
+    companions: int = 6
+    learning_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,13 @@ class DemoReport:
         return asdict(self)
 
 
-def run(out: str | Path, *, source: str = "demo", say: Say | None = None) -> DemoReport:
+def run(
+    out: str | Path,
+    *,
+    source: str = "demo",
+    size: DemoSize = DemoSize(),
+    say: Say | None = None,
+) -> DemoReport:
     """Learn, keep, combine and draw the four subjects; write everything to ``out``.
 
     Writes ``registry/``, ``contact-sheet.png`` and ``report.json``.
@@ -94,14 +108,14 @@ def run(out: str | Path, *, source: str = "demo", say: Say | None = None) -> Dem
             f"{folder / 'registry'} exists already, and the demo makes a new one. "
             f"Name an empty folder with --out, or delete {folder}"
         )
-    return _Demo(folder, source, say or (lambda line: None)).run()
+    return _Demo(folder, source, size, say or (lambda line: None)).run()
 
 
 class _Demo:
     """One run: the loaded model, the registry and the judge."""
 
-    def __init__(self, folder: Path, source: str, say: Say) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path, source: str, size: DemoSize, say: Say) -> None:
+        self.folder, self.size, self.say = folder, size, say
         self.base = BaseModel.load(source)
         self.generator = Generator(self.base)
         self.judge = Judge.load()
@@ -114,10 +128,11 @@ class _Demo:
             "two_objects": self._described(2),
         }
         extractor = Extractor(self.base)
-        concepts = {
-            scope: [self._keep(extractor, subject, scope) for subject in SUBJECTS]
-            for scope in ("subject", "prompt")
-        }
+        concepts: dict[str, list[Concept]] = {"subject": [], "prompt": []}
+        for subject in SUBJECTS:
+            beside = companions(self.base, subject, each=self.size.companions)
+            for scope in SCOPES:
+                concepts[scope].append(self._keep(extractor, subject, beside, scope))
         strips: list[Strip] = []
         subjects = tuple(
             self._subject(subject, concept, whole, strips)
@@ -133,14 +148,20 @@ class _Demo:
         return report
 
     def _described(self, things: int) -> dict[str, float]:
-        trials = described_trials(BASE_TRIALS, things)
+        trials = described_trials(self.size.base_trials, things)
         return score(self.judge, trials, draw(self.generator, trials))
 
-    def _keep(self, extractor: Extractor, subject: Subject, scope: Scope) -> Concept:
+    def _keep(
+        self,
+        extractor: Extractor,
+        subject: Subject,
+        beside: Sequence[Companion],
+        scope: Scope,
+    ) -> Concept:
         """Learn one subject and push it."""
         name = subject.name if scope == "subject" else f"{subject.name}-whole-prompt"
         self.say(f"learning {name} from {subject.folder.name}/*.png, scope {scope}")
-        extraction = learn(extractor, subject, scope=scope)
+        extraction = learn(extractor, subject, beside, scope=scope, steps=self.size.learning_steps)
         return self.registry.push(
             name,
             extraction.mask,
@@ -157,7 +178,7 @@ class _Demo:
     ) -> SubjectResult:
         """Draw a subject at places and on backgrounds that extraction never saw."""
         self.say(f"drawing {concept.ref}")
-        trials = subject_trials(subject, TRIALS)
+        trials = subject_trials(subject, self.size.subject_trials)
         composition = self.registry.resolve(concept.ref)
         plain = draw(self.generator, trials)
         shut = draw(self.generator, trials, composition=composition)
@@ -199,7 +220,7 @@ class _Demo:
         results = []
         shown: list[tuple[str, tuple[Image.Image, ...]]] = []
         for first, second in combinations(range(len(SUBJECTS)), 2):
-            trials = group_trials([SUBJECTS[first], SUBJECTS[second]], PAIR_TRIALS)
+            trials = group_trials([SUBJECTS[first], SUBJECTS[second]], self.size.pair_trials)
             for scope, kept in concepts.items():
                 refs = (kept[first].ref, kept[second].ref)
                 composition = self.registry.resolve(*refs)
