@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.tables import version_of
+from cones_registry.catalog.watchdog import Watchdog
 from cones_registry.errors import LimitExceededError, UsageError
 from cones_registry.manifest import Concept
 
@@ -19,6 +19,9 @@ DEFAULT_TIMEOUT: Final = 60.0
 """Seconds a query may take."""
 
 MAX_SQL_LENGTH: Final = 100_000
+
+
+_WATCHDOG: Final = Watchdog()
 
 
 def run_query(
@@ -41,20 +44,11 @@ def run_query(
     """
     statement = _only_select(sql)
     cursor = state.connection.cursor()
-    expired = threading.Event()
-
-    def stop() -> None:
-        expired.set()
-        cursor.interrupt()
-
-    timer = threading.Timer(timeout, stop) if timeout else None
-    if timer:
-        timer.daemon = True
-        timer.start()
+    deadline = _WATCHDOG.watch(timeout, cursor.interrupt) if timeout else None
     try:
         return cursor.sql(statement, params=list(params)).to_arrow_table()
     except duckdb.InterruptException as error:
-        if not expired.is_set():
+        if deadline is None or not deadline.expired:
             raise
         raise LimitExceededError(
             f"the query was stopped after {timeout:g} s. Ask for less, or give a longer timeout"
@@ -69,8 +63,8 @@ def run_query(
             f"the query cannot run: {str(error)[:1000]}. Tables: concepts, aliases"
         ) from error
     finally:
-        if timer:
-            timer.cancel()
+        if deadline:
+            _WATCHDOG.cancel(deadline)
         cursor.close()
 
 

@@ -75,7 +75,7 @@ class Quotas:
         self.all()
         return self._known.get(owner, Quota(owner, None, None))
 
-    def set(self, owner: str, concepts: int | None, size: int | None) -> Quota:
+    def put(self, owner: str, concepts: int | None, size: int | None) -> Quota:
         """Set both limits of an owner; None: no limit."""
         self._ledger.require_writable()
         check_name(owner, "owner")

@@ -97,7 +97,7 @@ class Upkeep:
         self: _Parts, owner: str, *, concepts: int | None = None, bytes: int | None = None
     ) -> Quota:
         """Limit what an owner may keep; None: no limit. Enforced at push, by every writer."""
-        return self._quotas.set(owner, concepts, bytes)
+        return self._quotas.put(owner, concepts, bytes)
 
     def quota(self: _Parts, owner: str) -> Quota:
         """The limits of one owner."""
