@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cones_registry.errors import UsageError
 
 from .output import share, size
+from .runs import EngineChoice, read_lines, run_options, show_report, shown_progress
 from .session import Session
 from .verb import verb
 
@@ -17,18 +18,26 @@ if TYPE_CHECKING:
     from cones_registry.manifest import Scope
 
 
-@verb()
-@click.argument(
-    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
-)
-@click.option("--token", required=True, help="The word that will name the subject, as sks.")
-@click.option("--class-noun", required=True, help="What the subject is one of, as dog.")
+@verb(reads=True)
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--token", help="The word that will name the subject, as sks.")
+@click.option("--class-noun", help="What the subject is one of, as dog.")
 @click.option("--base", "source", required=True, metavar="MODEL", help="Folder, hub id or `demo`.")
 @click.option(
     "--push", "ref", metavar="REF", help="Keep the concept in the registry as [OWNER/]NAME."
 )
 @click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the mask to a file."
+    "-o",
+    "--out",
+    metavar="FILE|URL",
+    help="Write the mask to a file; with --batch, the run's folder.",
+)
+@click.option(
+    "--batch",
+    "subjects",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Learn and push every line of a file of subjects, instead of IMAGEs.",
 )
 @click.option("--method", default="gates", show_default=True, help="Or cones, or first-order.")
 @click.option(
@@ -54,15 +63,16 @@ if TYPE_CHECKING:
 )
 @click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
 @click.option("--note", default="", help="Free text kept with the concept.")
-@click.option("--device", default="auto", show_default=True)
+@run_options
 def command(
     session: Session,
     images: tuple[Path, ...],
-    token: str,
-    class_noun: str,
+    token: str | None,
+    class_noun: str | None,
     source: str,
     ref: str | None,
-    out: Path | None,
+    out: str | None,
+    subjects: Path | None,
     method: str,
     scope: Scope,
     density: float | None,
@@ -73,7 +83,8 @@ def command(
     companions: Path | None,
     tags: tuple[str, ...],
     note: str,
-    device: str,
+    keep_going: bool,
+    **engine: Any,
 ) -> None:
     """Learn a concept from IMAGEs, a folder or files, and keep its mask.
 
@@ -82,7 +93,20 @@ def command(
 
     \b
     cones extract photos/ --token sks --class-noun dog --base demo --push alice/dog
+    cones extract --batch subjects.jsonl --base demo --out run
+
+    A file of subjects has one JSON object a line: name, images, token, class_noun and, as above,
+    method, scope, density, tau, steps, seed, prompts, companions, tags, note. A run that was
+    stopped is started again with the same command and learns only what is missing.
     """
+    if subjects is not None:
+        _run(session, subjects, out, source, keep_going, EngineChoice(**engine))
+        return
+    if not images or not token or not class_noun:
+        raise UsageError(
+            "a concept needs pictures and words:"
+            " cones extract photos/ --token sks --class-noun dog --base demo --push alice/dog"
+        )
     if ref is None and out is None:
         raise UsageError("the mask would be lost: keep it with --push REF, or in a file with --out")
     # What can be refused is refused before minutes are spent on learning.
@@ -90,7 +114,7 @@ def command(
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction import Extractor
 
-    base = BaseModel.load(source, device=device)
+    base = BaseModel.load(source, device=(engine["devices"] or ("auto",))[0])
     extraction = Extractor(base).extract(
         images[0] if len(images) == 1 else images,
         token=token,
@@ -122,7 +146,7 @@ def command(
             "provenance": extraction.provenance.to_json(),
         }
         save_file(extraction.mask, out, footer=record)
-        output.line(str(out))
+        output.line(out)
     if registry is not None and ref is not None:
         concept = registry.push(
             ref,
@@ -137,3 +161,31 @@ def command(
         )
         output.line(concept.ref)
         output.message(f"pushed {concept.ref}, {size(concept.blob_bytes)}")
+
+
+def _run(
+    session: Session,
+    subjects: Path,
+    out: str | None,
+    source: str,
+    keep_going: bool,
+    choice: EngineChoice,
+) -> None:
+    """Learn every line of a file of subjects."""
+    if out is None:
+        raise UsageError("say with --out in which folder the run keeps what it has learnt")
+    lines = read_lines(subjects)
+    registry = session.open()
+    from cones_registry.batch import Compositions, run_learning
+
+    with shown_progress(session, "learning", "concept") as on_progress:
+        report = run_learning(
+            lines,
+            out,
+            registry,
+            engine=choice.make(Compositions(registry)),
+            base=source,
+            keep_going=keep_going,
+            on_progress=on_progress,
+        )
+    show_report(session, report, noun="concept", out=out)

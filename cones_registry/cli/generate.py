@@ -13,7 +13,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.resolver import Composition
+    from cones_registry.manifest import Concept
 
 
 @verb()
@@ -88,6 +88,7 @@ def command(
             + (f"; the concepts were made for {composition.base}" if composition else "")
         )
     from cones_registry.base_model import BaseModel
+    from cones_registry.batch.worker import RECIPE_FORMAT
     from cones_registry.generation import Generator, Request, encode_picture, library_versions
 
     base = BaseModel.load(source, device=device)
@@ -95,14 +96,13 @@ def command(
         Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
         for number in range(count)
     ]
-    chosen = {
+    settings: dict[str, Any] = {
         "steps": base.defaults.steps if steps is None else steps,
         "guidance_scale": base.defaults.guidance_scale if guidance is None else guidance,
         "width": size and size[0],
         "height": size and size[1],
         "scheduler": scheduler,
     }
-    settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     with session.output.progress("drawing") as progress:
 
         def on_step(pipeline: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -110,13 +110,21 @@ def command(
             return tensors
 
         pictures = Generator(base).generate(requests, on_step=on_step, **settings)
+    # The keys are those of schema/batch.md: a picture of a batch says the same.
     recipe = {
-        **settings,
+        "format": RECIPE_FORMAT,
         "prompt": prompt,
         "negative_prompt": negative,
-        "concepts": concepts_of(composition),
-        "composition": composition.digest if composition else None,
+        "steps": settings["steps"],
+        "guidance": settings["guidance_scale"],
+        "size": list(size) if size else None,
+        "scheduler": scheduler or type(base.pipeline.scheduler).__name__,
         "base": base.fingerprint,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "composition": composition.digest if composition else None,
+        "concepts": [_recorded(registry.get(ref)) for ref in composition.refs]
+        if registry and composition
+        else [],
         "versions": library_versions(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +135,13 @@ def command(
         session.output.line(str(path))
 
 
-def concepts_of(composition: Composition | None) -> list[dict[str, str]]:
-    """Refs with the digests of their masks, as a recipe keeps them."""
-    each = composition.contributions if composition else ()
-    return [{"ref": one.ref, "mask": one.mask_digest} for one in each]
+def _recorded(concept: Concept) -> dict[str, str | None]:
+    """One concept as a recipe keeps it."""
+    return {
+        "ref": concept.ref,
+        "mask_digest": concept.mask_digest,
+        "blob_digest": concept.blob_digest,
+        "scope": concept.scope,
+        "token": concept.token,
+        "class_noun": concept.class_noun,
+    }

@@ -30,7 +30,8 @@ def command(session: Session, ref: str | None, owner: str | None, dry_run: bool,
     whose = f"owner {plan.owner}" if plan.name is None else f"{plan.owner}/{plan.name}"
     output.message(
         f"to remove for good of {whose}: {counted(len(plan.names), 'concept')},"
-        f" {counted(plan.versions, 'version')}, {counted(len(plan.blobs), 'mask')} ({size(plan.freed_bytes)})"
+        f" {counted(plan.versions, 'version')},"
+        f" {counted(len(plan.blobs), 'mask')} ({size(plan.freed_bytes)})"
     )
     if plan.shared:
         output.message(

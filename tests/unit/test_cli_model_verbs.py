@@ -58,13 +58,45 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     assert cli.run(["show", second]) == 0
     recipe = json.loads(capsys.readouterr().out)
     assert (recipe["prompt"], recipe["seed"], recipe["steps"]) == ("a photo of sks dog", 5, 2)
-    assert recipe["concepts"] == [{"ref": "alice/dog:1", "mask": load_file(file).digest}]
+    assert recipe["concepts"][0]["ref"] == "alice/dog:1"
+    assert recipe["concepts"][0]["mask_digest"] == load_file(file).digest
+
+    # A picture of a batch says the same of the same prompt, and is the same picture.
+    jobs, run = tmp_path / "jobs.jsonl", tmp_path / "run"
+    job = {"prompt": "a photo of sks dog", "concepts": ["alice/dog"], "seed": 5, "steps": 2}
+    jobs.write_text(json.dumps(job))
+    assert cli.run(["batch", str(jobs), "--out", str(run), *base]) == 0
+    capsys.readouterr()
+    assert cli.run(["show", str(run / "pictures" / "000001-001.png")]) == 0
+    assert json.loads(capsys.readouterr().out) == recipe
 
     # The file alone, pushed by hand, is the same concept.
     assert cli.run(["push", "alice/again", str(file)]) == 0
     capsys.readouterr()
     assert cli.run(["diff", "alice/dog", "alice/again", "--json"]) == 0
     assert '"equal": true' in capsys.readouterr().out
+
+
+def test_many_subjects_are_learnt_and_pushed_from_one_file(
+    registry: Path,
+    photos: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    how = {"method": "first-order", "steps": 1, "density": 0.1, "class_noun": "dog"}
+    lines = tmp_path / "subjects.jsonl"
+    with lines.open("w") as file:
+        for name, token in (("alice/dog", "sks"), ("alice/bear", "v")):
+            file.write(json.dumps({"name": name, "images": str(photos), "token": token, **how}))
+            file.write("\n")
+    run = ["extract", "--batch", str(lines), "--base", str(tiny_pipeline_folder)]
+    assert cli.run(run) == 2
+    capsys.readouterr()
+    assert cli.run([*run, "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 2
+    assert cli.run(["list", "-q"]) == 0
+    assert set(capsys.readouterr().out.split()) == {"alice/dog:1", "alice/bear:1"}
 
 
 def test_extract_refuses_before_it_learns(

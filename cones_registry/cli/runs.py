@@ -1,0 +1,118 @@
+"""Long runs over a file of lines: their options, engines, progress and reports."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cones_registry.errors import NotFoundError
+
+from .output import counted
+from .session import Session
+
+if TYPE_CHECKING:
+    from cones_registry.batch import BatchReport, Compositions, Engine
+    from cones_registry.batch import Progress as RunProgress
+
+_OPTIONS = (
+    click.option("--device", "devices", multiple=True, help="One worker for each; repeatable."),
+    click.option(
+        "--engine",
+        "engine_name",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="This process, or actors on a Ray cluster (extra `ray`).",
+    ),
+    click.option(
+        "--address", help="Of the Ray cluster; auto finds a running one, else one is started."
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Ray actors."
+    ),
+    click.option("--cpus", type=float, default=1.0, show_default=True, help="Of each Ray actor."),
+    click.option("--gpus", type=float, default=0.0, show_default=True, help="Of each Ray actor."),
+    click.option(
+        "--keep-going", is_flag=True, help="Skip lines that cannot be run, and report them."
+    ),
+)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --device, --engine and its options, and --keep-going to a verb."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs, as the options say."""
+
+    engine_name: str
+    devices: tuple[str, ...]
+    address: str | None
+    workers: int
+    cpus: float
+    gpus: float
+
+    def make(self, compositions: Compositions) -> Engine:
+        """The engine; MissingExtraError for Ray without ray."""
+        if self.engine_name == "ray":
+            from cones_registry.batch.ray_engine import RayEngine
+
+            return RayEngine(
+                address=self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus
+            )
+        from cones_registry.batch import LocalEngine
+
+        return LocalEngine(compositions, self.devices or None)
+
+
+def read_lines(path: Path) -> str:
+    """The text of a file of lines; `-` is stdin."""
+    if str(path) == "-":
+        return sys.stdin.read()
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no file {path}") from error
+
+
+@contextmanager
+def shown_progress(
+    session: Session, title: str, noun: str
+) -> Iterator[Callable[[RunProgress], None]]:
+    """What a run reports to: a bar with its rate, on a terminal."""
+    with session.output.progress(title) as bar:
+
+        def on_progress(progress: RunProgress) -> None:
+            failed = f", {progress.failed} failed" if progress.failed else ""
+            bar.update(
+                progress.done, progress.total, f"{progress.rate:.2f} {noun}s a second{failed}"
+            )
+
+        yield on_progress
+
+
+def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -> None:
+    """What was made and what is missing with its reason; exit code 1 unless all is there."""
+    output = session.output
+    if output.as_json:
+        output.document(report.to_json())
+    for failure in report.failures:
+        which = "" if failure.number is None else f", {noun} {failure.number}"
+        output.message(f"line {failure.line}{which}: {failure.reason}")
+    kept = f", {report.kept:,} were there" if report.kept else ""
+    output.message(
+        f"{report.made:,} of {counted(report.total, noun)} made{kept} in {report.seconds:.0f} s"
+        f" ({report.rate:.2f} a second): {out}"
+    )
+    if not report.succeeded:
+        raise click.exceptions.Exit(1)
