@@ -89,6 +89,7 @@ class State:
         applied: stamps of the segments that are in and may still be listed in the log.
         meta: what syncing knows besides the tables.
         connection: read-only; take a `cursor()` of it in each thread.
+        is_empty: whether there is no version in it, so that nobody need ask.
     """
 
     number: int
@@ -96,6 +97,7 @@ class State:
     applied: frozenset[str]
     meta: Meta
     connection: Any
+    is_empty: bool
 
 
 # DuckDB complains at interpreter exit about connections that are open then.
@@ -282,9 +284,9 @@ def _open(number: int, path: Path) -> State:
         if len(rows) != 1 or rows[0][0] != COPY_VERSION:
             raise ValueError("the local copy has another layout")
         stamps = connection.execute("SELECT stamp FROM internal.applied").fetchall()
-        return State(
-            number, path, frozenset(s for (s,) in stamps), Meta.from_json(rows[0][1]), connection
-        )
+        found = connection.execute("SELECT 1 FROM concepts LIMIT 1").fetchall()
+        applied, meta = frozenset(stamp for (stamp,) in stamps), Meta.from_json(rows[0][1])
+        return State(number, path, applied, meta, connection, is_empty=not found)
     except BaseException:
         connection.close()
         raise

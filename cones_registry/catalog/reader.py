@@ -89,6 +89,8 @@ def versions_where(
     state: State, condition: str, params: Sequence[Any] = (), *, rest: str = ""
 ) -> list[Version]:
     """Versions for which an SQL condition of this package's own holds; `rest` follows it."""
+    if state.is_empty:
+        return []
     sql = f"SELECT * FROM concepts WHERE {condition} {rest}"
     return [version_of(row) for row in _rows(state, sql, params)]
 
@@ -107,6 +109,8 @@ def _rows(state: State, sql: str, params: Sequence[Any]) -> list[dict[str, Any]]
 
 def highest_versions(state: State, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """(owner, name) -> highest version, removed ones included, of the names that are there."""
+    if state.is_empty:
+        return {}
     listed = sorted(names)
     owners, concepts = [owner for owner, _ in listed], [name for _, name in listed]
     rows = _rows(

@@ -36,9 +36,10 @@ from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept, Provenance, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.registry.bases import Base, Bases
+from cones_registry.registry.drafts import Push, history_of
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find, find_version
-from cones_registry.registry.pushing import Push, Pusher, history_of
+from cones_registry.registry.pushing import Pusher
 
 INDEX: Final = "cones-archive.json"
 MAX_MEMBERS: Final = 1_000_000

@@ -14,10 +14,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from cones_registry.catalog import segments, snapshots
 from cones_registry.catalog.documents import seal
 from cones_registry.catalog.events import Event
@@ -27,7 +23,6 @@ from cones_registry.codec import decode, encode, read_footer
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
-    CorruptDataError,
     NotFoundError,
     StoreUnavailableError,
     UsageError,
@@ -38,48 +33,16 @@ from cones_registry.registry.blob_cache import blob_key
 from cones_registry.registry.compaction import compact
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.pruning import blob_entries
+from cones_registry.registry.traces import (
+    PurgeReceipt,
+    count_log,
+    footer_of,
+    mentions,
+    named_in,
+    rows_in_parquet,
+)
 
 _COMPACTIONS: Final = 20
-
-
-@dataclass(frozen=True)
-class PurgeReceipt:
-    """Proof of a purge; says nothing of whom.
-
-    Attributes:
-        id: of the receipt, and its key below `receipts/`.
-        registry_id, created: where and when (UTC).
-        versions: how many were purged.
-        removed_blobs, rewritten_blobs: digests of blobs that are gone, and of those made again
-            because others use the same mask.
-        reservations, segments, snapshots: how many objects of each kind were removed.
-        freed_bytes: bytes of removed blobs.
-        scanned_objects, scanned_bytes: what was read afterwards to prove the absence.
-        found: how often the purged names were found in it: 0.
-        digest: of the stored receipt.
-    """
-
-    id: str
-    registry_id: str
-    created: str
-    versions: int
-    removed_blobs: tuple[Digest, ...]
-    rewritten_blobs: tuple[Digest, ...]
-    reservations: int
-    segments: int
-    snapshots: int
-    freed_bytes: int
-    scanned_objects: int
-    scanned_bytes: int
-    found: int
-    digest: Digest = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.__dict__.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -131,12 +94,12 @@ class PurgePlan:
         committed = ledger.commit([*events, {"type": "purge", "names": names, "blobs": removed}])
         list(store.each(lambda digest: store.delete(blob_key(digest)), removed))
         list(store.each(store.delete, self.reserved))
-        before = _count(ledger)
+        before = count_log(ledger)
         self._fold_away(committed.stamp)
         ledger.sync()
         for digest in removed:
             ledger.blobs.forget(digest)
-        after = _count(ledger)
+        after = count_log(ledger)
         return self._receipt(rewritten, before, after)
 
     def _rewrite_shared(self) -> tuple[list[Event], list[Digest]]:
@@ -153,7 +116,7 @@ class PurgePlan:
                 continue
             data = ledger.blobs.get(digest)
             old = read_footer(data)
-            new = encode(decode(data), layout=old["layout"], footer=_footer_of(stays[0], old))
+            new = encode(decode(data), layout=old["layout"], footer=footer_of(stays[0], old))
             store_digest = sha256_bytes(new)
             ledger.store.put_new(blob_key(store_digest), new)
             events.append(
@@ -233,16 +196,16 @@ class PurgePlan:
         if newest is not None:
             size += newest.size
             parquet = snapshots.read_parquet(store, newest)
-            found += _rows_in_parquet(parquet, self.owner, self.name)
+            found += rows_in_parquet(parquet, self.owner, self.name)
         found += len(_versions(state, self.owner, self.name))
         for key, data in store.get_many([entry.key for entry in _blobs_of(ledger).values()]):
             size += len(data or b"")
-            found += data is not None and self._concerns(*_named_in(data))
+            found += data is not None and self._concerns(*named_in(data))
             del key
         return objects, size, int(found)
 
     def _in_segment(self, key: str, data: bytes) -> bool:
-        return _mentions(segments.decode_segment(key, data), self.owner, self.name)
+        return mentions(segments.decode_segment(key, data), self.owner, self.name)
 
 
 def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
@@ -278,12 +241,12 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
     blobs, shared = _blobs_to_go(ledger, versions, whose, name)
     residue = 0
     for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
-        residue += data is not None and _mentions(segments.decode_segment(key, data), whose, name)
+        residue += data is not None and mentions(segments.decode_segment(key, data), whose, name)
     if not (versions or reserved or blobs or shared or residue):
         # A purge that was broken off late has left nothing but snapshots of before.
         for entry in store.list(snapshots.PREFIX):
             if entry.key.endswith(".parquet"):
-                residue += _rows_in_parquet(store.get(entry.key), whose, name)
+                residue += rows_in_parquet(store.get(entry.key), whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
     return PurgePlan(
@@ -310,7 +273,7 @@ def _blobs_to_go(
     blobs, shared = {}, {}
     for key, data in ledger.store.get_many([entries[digest].key for digest in sorted(suspects)]):
         digest = "sha256:" + key.rpartition("/")[2].removesuffix(".parquet")
-        named = _named_in(data or b"")
+        named = named_in(data or b"")
         is_named = named[0] == owner and name in (None, named[1])
         if digest in used_by_others:
             if is_named:
@@ -324,28 +287,6 @@ def _blobs_of(ledger: Ledger) -> dict[Digest, Any]:
     return blob_entries(ledger)
 
 
-def _named_in(data: bytes) -> tuple[str, str]:
-    """(owner, name) in a blob's footer, empty where there is none or the blob is damaged."""
-    try:
-        concept = read_footer(data).get("concept") or {}
-    except CorruptDataError:
-        return "", ""
-    return str(concept.get("owner", "")), str(concept.get("name", ""))
-
-
-def _footer_of(version: Version, old: dict[str, Any]) -> dict[str, Any]:
-    """The footer that the push of `version` would have written; the history is the same."""
-    record = dict(version.record)
-    for name in ("blob_digest", "blob_bytes", "layout"):
-        record.pop(name)
-    if record.get("provenance") is not None and version.history:
-        before = (old.get("concept") or {}).get("provenance") or {}
-        record["provenance"] = {**record["provenance"], "history": before.get("history", [])}
-    if version.push:
-        record["push"] = version.push
-    return record
-
-
 def _versions(state: Any, owner: str, name: str | None) -> list[Version]:
     if name is None:
         return versions_where(state, "owner = ?", [owner])
@@ -354,31 +295,3 @@ def _versions(state: Any, owner: str, name: str | None) -> list[Version]:
 
 def _versions_of_blob(ledger: Ledger, digest: Digest) -> list[Version]:
     return versions_where(ledger.state(), "blob_digest = ? AND NOT pruned", [digest])
-
-
-def _mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
-    for event in segment.events:
-        concept = event.get("concept", event)
-        if concept.get("owner") == owner and name in (None, concept.get("name")):
-            return True
-        for each in event.get("versions", ()):
-            if each[0] == owner and name in (None, each[1]):
-                return True
-    return False
-
-
-def _rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
-    """Rows of a snapshot's Parquet bytes that are of the owner, or of the one concept."""
-    rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
-    match = pc.equal(rows["owner"], owner)
-    if name is not None:
-        match = pc.and_(match, pc.equal(rows["name"], name))
-    return int(pc.sum(match).as_py() or 0)
-
-
-def _count(ledger: Ledger) -> tuple[int, int]:
-    """(log segments, snapshots) in the store."""
-    return (
-        len(ledger.store.list(segments.PREFIX)),
-        len(snapshots.manifest_numbers(ledger.store)),
-    )

@@ -1,0 +1,107 @@
+"""Traces: where a purged owner or concept could still be named, and the receipt that it is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog.fold import Version
+from cones_registry.codec import read_footer
+from cones_registry.digest import Digest
+from cones_registry.errors import CorruptDataError
+from cones_registry.registry.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class PurgeReceipt:
+    """Proof of a purge; says nothing of whom.
+
+    Attributes:
+        id: of the receipt, and its key below `receipts/`.
+        registry_id, created: where and when (UTC).
+        versions: how many were purged.
+        removed_blobs, rewritten_blobs: digests of blobs that are gone, and of those made again
+            because others use the same mask.
+        reservations, segments, snapshots: how many objects of each kind were removed.
+        freed_bytes: bytes of removed blobs.
+        scanned_objects, scanned_bytes: what was read afterwards to prove the absence.
+        found: how often the purged names were found in it: 0.
+        digest: of the stored receipt.
+    """
+
+    id: str
+    registry_id: str
+    created: str
+    versions: int
+    removed_blobs: tuple[Digest, ...]
+    rewritten_blobs: tuple[Digest, ...]
+    reservations: int
+    segments: int
+    snapshots: int
+    freed_bytes: int
+    scanned_objects: int
+    scanned_bytes: int
+    found: int
+    digest: Digest = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.__dict__.items()
+        }
+
+
+def named_in(data: bytes) -> tuple[str, str]:
+    """(owner, name) in a blob's footer, empty where there is none or the blob is damaged."""
+    try:
+        concept = read_footer(data).get("concept") or {}
+    except CorruptDataError:
+        return "", ""
+    return str(concept.get("owner", "")), str(concept.get("name", ""))
+
+
+def footer_of(version: Version, old: dict[str, Any]) -> dict[str, Any]:
+    """The footer that the push of `version` would have written; the history is the same."""
+    record = dict(version.record)
+    for name in ("blob_digest", "blob_bytes", "layout"):
+        record.pop(name)
+    if record.get("provenance") is not None and version.history:
+        before = (old.get("concept") or {}).get("provenance") or {}
+        record["provenance"] = {**record["provenance"], "history": before.get("history", [])}
+    if version.push:
+        record["push"] = version.push
+    return record
+
+
+def mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
+    for event in segment.events:
+        concept = event.get("concept", event)
+        if concept.get("owner") == owner and name in (None, concept.get("name")):
+            return True
+        for each in event.get("versions", ()):
+            if each[0] == owner and name in (None, each[1]):
+                return True
+    return False
+
+
+def rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
+    """Rows of a snapshot's Parquet bytes that are of the owner, or of the one concept."""
+    rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
+    match = pc.equal(rows["owner"], owner)
+    if name is not None:
+        match = pc.and_(match, pc.equal(rows["name"], name))
+    return int(pc.sum(match).as_py() or 0)
+
+
+def count_log(ledger: Ledger) -> tuple[int, int]:
+    """(log segments, snapshots) in the store."""
+    return (
+        len(ledger.store.list(segments.PREFIX)),
+        len(snapshots.manifest_numbers(ledger.store)),
+    )
