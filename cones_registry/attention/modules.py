@@ -107,6 +107,8 @@ def unservable_reason(unet: Any) -> str | None:
     for block in cross_attentions(module):
         if getattr(block.module, "added_kv_proj_dim", None) is not None:
             return f"{block.path} joins text K/V with K/V of the picture"
+        if hasattr(getattr(block.module, "to_k", None), "base_layer"):
+            return f"{block.path} has LoRA layers attached (undo with unload_lora_weights())"
         if not hasattr(block.module, "to_k") or getattr(block.module.to_k, "weight", None) is None:
             return f"{block.path} has no plain to_k projection"
         if block.module.to_k.weight.is_meta:

@@ -78,18 +78,22 @@ def install(unet: Any) -> None:
     module = original(unet)
     if _installed(module):
         return
-    reason = unservable_reason(module)
-    if reason is not None:
-        raise UsageError(
-            f"cannot serve K/V rows to this {type(module).__name__}: {reason}. "
-            "Use `with shut(unet, mask):` around the pipeline instead"
-        )
+    _require_servable(module)
     cross = {id(block.module): block.path for block in cross_attentions(module)}
     with _INSTALL:
         for attention in _attentions(module):
             if not isinstance(attention.processor, RowsProcessor):
                 path = cross.get(id(attention))
                 attention.processor = RowsProcessor(attention.processor, path)
+
+
+def _require_servable(module: Any) -> None:
+    reason = unservable_reason(module)
+    if reason is not None:
+        raise UsageError(
+            f"cannot serve K/V rows to this {type(module).__name__}: {reason}. "
+            "Use `with shut(unet, mask):` around the pipeline instead"
+        )
 
 
 def _attentions(module: Any) -> list[Any]:
@@ -126,5 +130,6 @@ def serve(unet: Any, rows: KVRows) -> ServedModel:
     on it elsewhere). Its batch must be that of ``rows``. Raises UsageError if the model cannot be
     served.
     """
+    _require_servable(original(unet))
     install(unet)
     return ServedModel(unet, rows)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cones_registry.attention.modules import original
+from cones_registry.attention.modules import cross_attentions, original
 from cones_registry.attention.weights import check_table, masked_weight
+from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
     from cones_registry.mask import ConceptMask
@@ -22,11 +23,18 @@ def shut(unet: Any, mask: ConceptMask) -> Iterator[Any]:
     unet: the denoiser (its own weights change while the block runs, for every thread that uses it).
     mask: a mask of this denoiser's layer table.
     On leaving, also by an error, the old values are written back bit for bit. Blocks may be nested.
-    Raises BaseModelMismatchError before anything is written.
+    Raises BaseModelMismatchError before anything is written, UsageError for fused projections,
+    which do not read the weights that would be shut.
     Source: Cones, arXiv 2303.05125 (a concept is drawn by shutting its neurons).
     """
     module = original(unet)
     check_table(module, mask)
+    fused = [b.path for b in cross_attentions(module) if getattr(b.module, "fused_projections", 0)]
+    if fused:
+        raise UsageError(
+            f"{fused[0]} has fused K/V projections, copies that shutting would not reach. "
+            "Call unfuse_qkv_projections() first"
+        )
     saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     try:
         for name in mask.table.names:

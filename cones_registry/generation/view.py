@@ -33,9 +33,11 @@ class PlannedModel:
 
     def __call__(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         text = encoder_hidden_states
-        if self._served is None or text is not self._text or text._version != self._version:
+        # A callback may write into the text between two steps; inference tensors do not count that.
+        version = -1 if text.is_inference() else text._version
+        if self._served is None or text is not self._text or version != self._version:
             self._served = ServedModel(self._denoiser, self._rows(text, kwargs))
-            self._text, self._version = text, text._version
+            self._text, self._version = text, version
         return self._served(*args, encoder_hidden_states=text, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,8 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,3 +290,39 @@ def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel) -> None:
     del mask, rows
     assert tensor_count() == before
     assert not any(mask() for mask in masks)
+
+
+@pytest.fixture
+def own_base(tiny_pipeline_folder: Path) -> Iterator[BaseModel]:
+    """A tiny base model that nobody else gets."""
+    BaseModel.cache.clear()
+    yield BaseModel.load(tiny_pipeline_folder, device="cpu")
+    BaseModel.cache.clear()
+
+
+def test_lora_layers_are_not_half_used(
+    own_base: BaseModel, random_mask: MakeMask, embeddings: torch.Tensor, noise: torch.Tensor
+) -> None:
+    peft = pytest.importorskip("peft")
+    unet, mask = own_base.denoiser, random_mask(own_base.layer_table)
+    rows = project_rows(unet, embeddings)
+    serve(unet, rows)
+    unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k"]))
+    with pytest.raises(UsageError, match="LoRA layers attached"):
+        serve(unet, rows)
+    plain = unet(noise, 500, encoder_hidden_states=embeddings).sample
+    with shut(unet, mask):
+        assert not torch.equal(unet(noise, 500, encoder_hidden_states=embeddings).sample, plain)
+    assert torch.equal(unet(noise, 500, encoder_hidden_states=embeddings).sample, plain)
+
+
+def test_fused_projections_are_refused(
+    own_base: BaseModel, random_mask: MakeMask, embeddings: torch.Tensor
+) -> None:
+    unet = own_base.denoiser
+    rows = project_rows(unet, embeddings)
+    unet.fuse_qkv_projections()
+    with pytest.raises(UsageError, match="unfuse"):
+        serve(unet, rows)
+    with pytest.raises(UsageError, match="unfuse"), shut(unet, random_mask(own_base.layer_table)):
+        pytest.fail("the block must not run")

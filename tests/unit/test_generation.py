@@ -297,6 +297,14 @@ def test_pictures_stream_batch_by_batch_in_order(tiny_base: BaseModel) -> None:
     assert_same(everything, generator.generate(requests, steps=2, guidance_scale=1))
 
 
+def test_inference_mode_changes_nothing(tiny_base: BaseModel, random_mask: MakeMask) -> None:
+    request = Request(PROMPT, mask=random_mask(tiny_base.layer_table))
+    generator = Generator(tiny_base)
+    with torch.inference_mode():
+        inside = generator.generate([request], steps=2, guidance_scale=3)
+    assert_same(inside, generator.generate([request], steps=2, guidance_scale=3), levels=0)
+
+
 def test_no_requests_no_pictures(tiny_base: BaseModel) -> None:
     assert Generator(tiny_base).generate([]) == []
 
