@@ -8,6 +8,7 @@ would leave a torn file under the final name.)
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from cones_registry.store.trouble import ObjectTooLargeError
 
 UNFINISHED: Final = ".unfinished"
 """Folder of temporary files below the root; never listed."""
+
+_LINK_ATTEMPTS: Final = 10
 
 
 class LocalStore(Store):
@@ -38,7 +41,6 @@ class LocalStore(Store):
     def _create(self, key: str, data: bytes) -> None:
         path = self.root / key
         temporary = self.root / UNFINISHED / str(ULID())
-        self._make_folder(path.parent)
         self._make_folder(temporary.parent)
         try:
             with temporary.open("xb") as file:
@@ -46,11 +48,22 @@ class LocalStore(Store):
                 file.flush()
                 os.fsync(file.fileno())
             self.fault("written", key)
-            os.link(temporary, path)
+            self._link(temporary, path)
             self.fault("linked", key)
             _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _link(self, temporary: Path, path: Path) -> None:
+        for _ in range(_LINK_ATTEMPTS - 1):
+            try:
+                self._make_folder(path.parent)
+                os.link(temporary, path)
+                return
+            except FileNotFoundError:
+                continue  # a delete took the folder, which was empty
+        self._make_folder(path.parent)
+        os.link(temporary, path)
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -63,7 +76,14 @@ class LocalStore(Store):
         _sync_folder(folder.parent)
 
     def _delete(self, key: str) -> None:
-        (self.root / key).unlink()
+        path = self.root / key
+        path.unlink()
+        # A name must not live on as that of an empty folder.
+        with contextlib.suppress(OSError):
+            for folder in path.parents:
+                if folder == self.root:
+                    break
+                folder.rmdir()
 
     def _head(self, key: str) -> Entry:
         path = self.root / key

@@ -1,0 +1,201 @@
+"""Compaction, prune, purge, caches and exports keep a registry small and lose nothing."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.registry.blob_cache import BlobCache, blob_key
+from cones_registry.store import open_store
+
+TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
+
+
+def mask_of(seed: int) -> ConceptMask:
+    generator = np.random.default_rng(seed)
+    indices = np.flatnonzero(generator.random(256) < 0.1).astype(np.int32)
+    return ConceptMask.from_indices(TABLE, {TABLE.names[0]: indices})
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
+
+
+def keys(registry: Registry, prefix: str) -> list[str]:
+    return [entry.key for entry in registry._ledger.store.list(prefix)]
+
+
+def test_a_sync_is_one_listing_and_the_new_objects(registry: Registry, tmp_path: Path) -> None:
+    for number in range(3):
+        registry.push("a/x", mask_of(number))
+    registry.compact(grace=0)
+    reader = Registry.open(registry.url, cache=tmp_path / "reader")
+    reader.sync()
+    registry.push("a/x", mask_of(9))
+    store = reader._ledger.store
+    calls: list[str] = []
+    list_, get = store._list, store._get
+    store._list = lambda prefix: calls.append(f"list {prefix}") or list_(prefix)  # type: ignore[func-returns-value,method-assign]
+    store._get = lambda key: calls.append(f"get {key[:3]}") or get(key)  # type: ignore[func-returns-value,method-assign]
+    assert reader.sync().segments == 1
+    assert calls == ["list log/", "get log"]
+    calls.clear()
+    reader.sync()
+    assert calls == ["list log/"]
+
+
+def test_several_compactors_make_one_chain(registry: Registry, tmp_path: Path) -> None:
+    others = [Registry.open(registry.url, cache=tmp_path / f"c{n}") for n in range(2)]
+    for number in range(4):
+        registry.push("a/x", mask_of(number))
+        others[number % 2].compact()
+    assert [key for key in keys(registry, "snapshots/") if key.endswith(".json")] == [
+        f"snapshots/{number:06d}.json" for number in range(1, 5)
+    ]
+    assert len(keys(registry, "log/")) == 8
+    assert others[0].compact(grace=0).removed > 0
+    assert len(keys(registry, "snapshots/")) == 2
+    assert len(keys(registry, "log/")) == 1
+    assert len(Registry.open(registry.url, cache=tmp_path / "cold").find()) == 4
+
+
+def test_within_the_grace_nothing_folded_is_removed(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    before = keys(registry, "log/")
+    report = registry.compact()
+    assert (report.snapshot, report.removed) == (1, 0)
+    assert set(before) < set(keys(registry, "log/"))
+    assert registry.compact().snapshot is None
+
+
+def test_prune_waits_a_grace_twice(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    registry.push("a/y", mask_of(2))
+    registry.remove("a/x")
+    assert registry.plan_prune().versions == ()
+    time.sleep(0.3)
+    first = registry.plan_prune(grace=0.3)
+    assert (len(first.versions), len(first.condemn), first.freed_bytes) == (1, 1, 0)
+    assert first.condemned_bytes > 0
+    assert first.execute().freed_bytes == 0
+    with pytest.raises(NotFoundError, match="pruned"):
+        registry.restore("a/x")
+    time.sleep(0.4)
+    second = registry.plan_prune(grace=0.3)
+    assert second.freed_bytes == first.condemned_bytes
+    assert second.execute().freed_bytes == first.condemned_bytes
+    assert len(keys(registry, "blobs/")) == 1
+    assert registry.check(read_data=True).ok
+    assert registry.push("a/x", mask_of(1)).version == 2
+
+
+def test_prune_spares_a_blob_that_another_concept_uses(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    registry.push("b/x", mask_of(1))
+    registry.remove("a/x")
+    plan = registry.plan_prune(grace=0)
+    assert plan.freed_bytes == 0
+    plan.execute()
+    assert registry.pull("b/x") == mask_of(1)
+
+
+def test_a_plan_changes_nothing_and_is_looked_at_again(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    registry.remove("a/x")
+    plan = registry.plan_prune(grace=0)
+    assert len(keys(registry, "blobs/")) == 1
+    registry.restore("a/x")
+    registry.push("b/x", mask_of(1))
+    report = plan.execute()
+    assert report.deleted == ()
+    assert registry.pull("b/x") == mask_of(1)
+
+
+def test_a_purge_leaves_no_trace_and_gives_no_number_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    reader = Registry.open(registry.url, cache=tmp_path / "reader")
+    registry.push("alice/dog", mask_of(1), note="alice's dog")
+    registry.push("alice/dog", mask_of(2))
+    registry.push("bob/dog", mask_of(1))
+    registry.alias("alice/dog", "prod")
+    registry.compact()
+    assert len(reader.find()) == 3
+    plan = registry.plan_purge(owner="alice")
+    assert (plan.versions, len(plan.blobs), len(plan.shared)) == (2, 1, 1)
+    receipt = plan.execute()
+    assert (receipt.versions, receipt.found, len(receipt.rewritten_blobs)) == (2, 0, 1)
+    assert "alice" not in json.dumps(receipt.to_json())
+    assert [concept.ref for concept in reader.find()] == ["bob/dog:1"]
+    assert reader.pull("bob/dog") == mask_of(1)
+    for path in tmp_path.rglob("*"):
+        assert "alice" not in path.name
+        if path.is_file():
+            assert b"alice" not in path.read_bytes(), path
+    with pytest.raises(NotFoundError, match="nothing of alice"):
+        registry.plan_purge(owner="alice")
+    assert registry.push("alice/dog", mask_of(3)).version == 3
+    assert registry.check(read_data=True).ok
+
+
+def test_a_purge_takes_a_whole_concept_or_owner(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/cat", mask_of(2))
+    with pytest.raises(UsageError, match="whole concept"):
+        registry.plan_purge(ref="alice/dog:1")
+    with pytest.raises(UsageError, match="either owner= or ref="):
+        registry.plan_purge()
+    registry.plan_purge(ref="alice/dog").execute()
+    assert [concept.ref for concept in registry.find()] == ["alice/cat:1"]
+
+
+def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
+    url = f"memory://cache-{tmp_path.name}"
+    registry = Registry.create(url, cache=tmp_path)
+    pushed = [registry.push(f"a/c{number}", mask_of(number)) for number in range(3)]
+    for concept in pushed:
+        registry.pull(concept)
+    cached = registry.cached_blobs()
+    assert {blob.digest for blob in cached} == {concept.blob_digest for concept in pushed}
+    path = tmp_path / blob_key(pushed[0].blob_digest)
+    path.write_bytes(b"damaged")
+    assert registry.pull(pushed[0]) == mask_of(0)
+    assert registry.prune_cache(limit=cached[0].size * 2) > 0
+    assert len(registry.cached_blobs()) <= 2
+    registry.prune_cache()
+    assert registry.cached_blobs() == []
+    small = BlobCache(open_store(url), tmp_path / "small", limit=10)
+    small.get(pushed[0].blob_digest)
+    assert small.list() == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "delta"])
+def test_the_catalogue_is_written_for_other_engines(
+    registry: Registry, tmp_path: Path, form: str
+) -> None:
+    registry.push_many([("a/x", mask_of(1)), ("a/y", mask_of(2))])
+    registry.alias("a/x", "prod")
+    target = str(tmp_path / f"catalogue.{form}")
+    if form == "delta":
+        delta = pytest.importorskip("deltalake")
+        registry.export_catalog(target, format=form)
+        assert registry.export_catalog(target, format=form) == 2
+        table = delta.DeltaTable(target)
+        assert table.version() == 1
+        rows = table.to_pyarrow_table().to_pylist()
+    else:
+        assert registry.export_catalog(target, format=form) == 2
+        lines = Path(target).read_text("utf-8").splitlines() if form == "jsonl" else []
+        rows = [json.loads(line) for line in lines] or pq.read_table(target).to_pylist()
+    assert [(row["ref"], row["aliases"]) for row in sorted(rows, key=lambda row: row["ref"])] == [
+        ("a/x:1", ["prod"]),
+        ("a/y:1", []),
+    ]
+    with pytest.raises(UsageError, match="expected one of"):
+        registry.export_catalog(target, format="xlsx")
