@@ -7,16 +7,16 @@ allocation is larger than 64 times the file plus one bit for every neuron of the
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cones_registry.codec.cells import Cell, page_content, read_cells, read_integers, to_text
 from cones_registry.codec.footer import FOOTER_KEY, Footer
-from cones_registry.codec.parquet import MAX_METADATA_BYTES, ParquetMetadata
+from cones_registry.codec.parquet import MAX_METADATA_BYTES, ColumnChunk, Page, ParquetMetadata
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
 
@@ -29,7 +29,6 @@ _LARGEST_PAGE: Final = 2**31 - 1
 _MAX_CONTAINER: Final = 4096
 _PHYSICAL: Final = {
     pa.string(): "BYTE_ARRAY",
-    pa.binary(): "BYTE_ARRAY",
     pa.int32(): "INT32",
     pa.float32(): "FLOAT",
 }
@@ -157,70 +156,82 @@ class Container:
     def __contains__(self, name: str) -> bool:
         return name in self._metadata.columns
 
-    def read(self, types: Mapping[str, pa.DataType], *, largest_page: int) -> dict[str, pa.Array]:
-        """Whole columns.
+    def integers(self, name: str) -> npt.NDArray[np.int32]:
+        """A whole INT32 column."""
+        parts = [
+            read_integers(content, page)
+            for content, page in self._pages(name, "INT32", self.largest_page)
+        ]
+        return np.concatenate([np.empty(0, dtype=np.int32), *parts])
+
+    def cells(self, name: str, *, extra_bytes: int = 0) -> list[Cell]:
+        """A whole BYTE_ARRAY column, each value uint8 [length].
 
         Args:
-            types: column name -> string, binary, int32 or float.
-            largest_page: bytes that any one page may take when decompressed.
+            name: the column.
+            extra_bytes: what a page may take beyond `largest_page` when decompressed.
         """
-        self._check(types, largest_page)
-        with translate_arrow_errors():
-            table = self._file.read(columns=list(types), use_threads=False)
-            arrays = {name: table.column(name).combine_chunks() for name in types}
-        _check_types(arrays, types)
-        return arrays
+        pages = self._pages(name, "BYTE_ARRAY", self.largest_page + extra_bytes)
+        return [cell for content, page in pages for cell in read_cells(content, page)]
+
+    def texts(self, name: str) -> list[str]:
+        """A whole column of UTF-8 text."""
+        return [to_text(cell) for cell in self.cells(name)]
 
     def batches(
         self, types: Mapping[str, pa.DataType], rows: int, *, dictionaries: Sequence[str] = ()
     ) -> Iterator[dict[str, pa.Array]]:
-        """Columns, at most `rows` rows at a time; those in `dictionaries` as dictionary arrays."""
-        self._check(types, self.largest_page)
+        """Columns read by Arrow, at most `rows` rows at a time.
+
+        Args:
+            types: column name -> string, int32 or float32.
+            rows: rows at a time.
+            dictionaries: columns that are to come as dictionary arrays.
+        """
+        for name, kind in types.items():
+            self._check(name, _PHYSICAL[kind], self.largest_page)
         with translate_arrow_errors():
-            file = self._open(read_dictionary=list(dictionaries))
+            file = pq.ParquetFile(
+                pa.BufferReader(pa.py_buffer(self._view)),
+                page_checksum_verification=True,
+                read_dictionary=list(dictionaries),
+                thrift_string_size_limit=MAX_METADATA_BYTES,
+                thrift_container_size_limit=_MAX_CONTAINER,
+            )
             for batch in file.iter_batches(rows, columns=list(types), use_threads=False):
                 arrays = {name: batch.column(name) for name in types}
                 _check_types(arrays, types)
                 yield arrays
 
-    def _check(self, types: Mapping[str, pa.DataType], largest_page: int) -> None:
-        """Check the type and every page header of the columns that are about to be read."""
-        for name, kind in types.items():
-            column = self._metadata.columns.get(name)
-            if column is None:
-                raise CorruptDataError(
-                    f"the file has no column {name!r}; layout {self.footer.layout!r} needs it"
-                )
-            if column.physical_type != _PHYSICAL[kind]:
-                raise CorruptDataError(
-                    f"column {name!r} is {column.physical_type}; expected {_PHYSICAL[kind]}"
-                )
-            values = 0
-            for page in self._metadata.pages(column):
-                if page.byte_count > largest_page:
-                    raise CorruptDataError(
-                        f"a page of column {name!r} claims {page.byte_count} bytes; "
-                        f"a file of {len(self._view)} bytes cannot need that many"
-                    )
-                values += page.value_count if page.is_data else 0
-            if values != self.row_count:
-                raise CorruptDataError(
-                    f"the pages of column {name!r} hold {values} values; "
-                    f"the file has {self.row_count} rows"
-                )
+    def _pages(self, name: str, kind: str, largest_page: int) -> Iterator[tuple[memoryview, Page]]:
+        """Content of the pages of a column, decompressed one at a time."""
+        column, pages = self._check(name, kind, largest_page)
+        for page in pages:
+            yield page_content(self._view, column, page), page
 
-    @cached_property
-    def _file(self) -> pq.ParquetFile:
-        return self._open()
-
-    def _open(self, **options: Any) -> pq.ParquetFile:
-        return pq.ParquetFile(
-            pa.BufferReader(pa.py_buffer(self._view)),
-            page_checksum_verification=True,
-            thrift_string_size_limit=MAX_METADATA_BYTES,
-            thrift_container_size_limit=_MAX_CONTAINER,
-            **options,
-        )
+    def _check(self, name: str, kind: str, largest_page: int) -> tuple[ColumnChunk, list[Page]]:
+        """Check the type and every page header of a column that is about to be read."""
+        column = self._metadata.columns.get(name)
+        if column is None:
+            raise CorruptDataError(
+                f"the file has no column {name!r}; layout {self.footer.layout!r} needs it"
+            )
+        if column.physical_type != kind:
+            raise CorruptDataError(f"column {name!r} is {column.physical_type}; expected {kind}")
+        pages = list(self._metadata.pages(column))
+        for page in pages:
+            if page.byte_count > largest_page:
+                raise CorruptDataError(
+                    f"a page of column {name!r} claims {page.byte_count} bytes; "
+                    f"a file of {len(self._view)} bytes cannot need that many"
+                )
+        values = sum(page.value_count for page in pages if page.is_data)
+        if values != self.row_count:
+            raise CorruptDataError(
+                f"the pages of column {name!r} hold {values} values; "
+                f"the file has {self.row_count} rows"
+            )
+        return column, pages
 
 
 def _check_types(arrays: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]) -> None:
@@ -229,35 +240,3 @@ def _check_types(arrays: Mapping[str, pa.Array], types: Mapping[str, pa.DataType
         kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
         if kind != types[name]:
             raise CorruptDataError(f"column {name!r} holds {kind}; expected {types[name]}")
-
-
-def integers(array: pa.Array) -> npt.NDArray[np.int32]:
-    """An int32 column as numpy, without a copy."""
-    with translate_arrow_errors():
-        values: npt.NDArray[np.int32] = array.to_numpy(zero_copy_only=True)
-    return values
-
-
-def texts(array: pa.Array) -> list[str]:
-    """A string column as Python strings."""
-    with translate_arrow_errors():
-        array.validate(full=True)
-        values: list[str] = array.to_pylist()
-    return values
-
-
-class Cells:
-    """A BINARY column as a sequence of uint8 arrays, without a copy."""
-
-    def __init__(self, array: pa.Array) -> None:
-        buffers = array.buffers()
-        offsets = np.frombuffer(buffers[1], dtype=np.int32)
-        self._offsets = offsets[array.offset : array.offset + len(array) + 1]
-        data: Any = buffers[2] if buffers[2] is not None else b""
-        self._data = np.frombuffer(data, dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        return self._data[self._offsets[row] : self._offsets[row + 1]]

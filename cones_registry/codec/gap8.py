@@ -8,14 +8,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cones_registry.bitmap import Words
-from cones_registry.codec.container import Cells, Column, Container, binary_column, texts
+from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     MAX_SHIFT,
     Gaps,
     best_shift,
-    decode_gaps,
     encode_gaps,
-    set_bits,
+    set_gaps,
 )
 from cones_registry.codec.layout import (
     Contents,
@@ -98,16 +97,10 @@ class _Rows:
 
     def __init__(self, container: Container, contents: Contents) -> None:
         self._contents = contents
-        limit = container.largest_page
-        types = {"encoding": pa.string()} | ({"low": pa.binary()} if "low" in container else {})
-        columns = container.read(types, largest_page=limit)
+        self._encodings = container.texts("encoding")
         # `Gap8.columns` never writes a cell larger than the layer's bitmap.
-        gaps = container.read(
-            {"gaps": pa.binary()}, largest_page=limit + _all_bitmaps(contents.table)
-        )
-        self._encodings = texts(columns["encoding"])
-        self._gaps = Cells(gaps["gaps"])
-        self._lows = Cells(columns["low"]) if "low" in columns else None
+        self._gaps = container.cells("gaps", extra_bytes=_all_bitmaps(contents.table))
+        self._lows = container.cells("low") if "low" in container else None
 
     def decode_into(self, packed: npt.NDArray[np.uint8], position: int) -> None:
         """Set the bits of one layer in `packed`, which starts with it and is zero there."""
@@ -120,8 +113,7 @@ class _Rows:
                 _copy_bitmap(packed, cell, layer, count)
                 return
             gaps = Gaps(cell, low, _parse_shift(encoding), count)
-            for positions in decode_gaps(gaps, layer.neuron_count):
-                set_bits(packed, positions)
+            set_gaps(packed, gaps, layer.neuron_count)
         except CorruptDataError as error:
             raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
 

@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from cones_registry.codec.kernels import compiled_kernels
 from cones_registry.errors import CorruptDataError
 
 Bytes = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.int64]
 
 ESCAPE: Final = 255
 MAX_SHIFT: Final = 24
@@ -53,13 +55,43 @@ def encode_gaps(positions: npt.NDArray[np.integer[Any]], shift: int = 0) -> Gaps
     return Gaps(data, _pack_low(gaps & ((1 << shift) - 1), shift), shift, len(positions))
 
 
-def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[npt.NDArray[np.int64]]:
+def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[Positions]:
     """Positions, strictly increasing in [0, bit_count), a chunk at a time.
 
     Raises:
         CorruptDataError: a position of `bit_count` or beyond, more or fewer positions than
             `gaps.count`, or a skip at the end that leads nowhere.
     """
+    for reached, live in _walk(gaps, bit_count):
+        yield reached[live]
+
+
+def set_gaps(packed: Bytes, gaps: Gaps, bit_count: int) -> None:
+    """Set the bits at the positions of `gaps` in a zeroed bitmap of bytes; as `decode_gaps`."""
+    compiled = compiled_kernels()
+    if compiled:
+        if compiled.set_gaps(packed, gaps.data, gaps.low, gaps.shift, bit_count) == gaps.count:
+            return
+        # Something is wrong with them: begin again, and say what.
+        packed[: -(-bit_count // 8)] = 0
+    for reached, live in _walk(gaps, bit_count):
+        # A skip adds no bit: cheaper than leaving it out.
+        _add_bits(packed, reached, live.view(np.uint8))
+
+
+def set_bits(packed: Bytes, positions: Positions) -> None:
+    """Set the bits at distinct `positions` in a bitmap of bytes where they are 0, LSB first."""
+    _add_bits(packed, positions, np.uint8(1))
+
+
+def _add_bits(packed: Bytes, positions: Positions, bits: Bytes | np.uint8) -> None:
+    values = np.left_shift(bits, positions.astype(np.uint8) & 7)
+    # Distinct bits: adding is or-ing, and `add.at` is the one with a fast loop.
+    np.add.at(packed, positions >> 3, values)
+
+
+def _walk(gaps: Gaps, bit_count: int) -> Iterator[tuple[Positions, npt.NDArray[np.bool_]]]:
+    """(position reached, whether it is a member) of every byte, a chunk at a time."""
     low = _unpack_low(gaps)
     data, previous, done = gaps.data, -1, 0
     if len(data) and data[-1] == ESCAPE:
@@ -67,13 +99,13 @@ def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[npt.NDArray[np.int64]]:
     for start in range(0, len(data), _CHUNK):
         chunk = data[start : start + _CHUNK]
         live = chunk != ESCAPE
+        count = int(np.count_nonzero(live))
+        if done + count > gaps.count:
+            raise CorruptDataError(f"the gaps hold more than {gaps.count} indices")
         if gaps.shift == 0:
             # In uint8 on purpose: 254 + 1 and 255 + 0 both fit.
             reached = np.cumsum(chunk + live, dtype=np.int64)
         else:
-            count = int(np.count_nonzero(live))
-            if done + count > gaps.count:
-                raise CorruptDataError(f"the gaps hold more than {gaps.count} indices")
             steps = chunk.astype(np.int64) << gaps.shift
             steps[live] += low[done : done + count] + 1
             reached = np.cumsum(steps)
@@ -83,18 +115,10 @@ def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[npt.NDArray[np.int64]]:
             raise CorruptDataError(
                 f"the gaps lead to index {previous}; indices run from 0 to {bit_count - 1}"
             )
-        positions = reached[live]
-        done += len(positions)
-        yield positions
+        done += count
+        yield reached, live
     if done != gaps.count:
         raise CorruptDataError(f"the gaps hold {done} indices; the row says {gaps.count}")
-
-
-def set_bits(target: Bytes, positions: npt.NDArray[np.int64]) -> None:
-    """Set the bits at distinct `positions` in a zeroed bitmap of bytes, LSB first."""
-    bits = np.left_shift(np.uint8(1), positions.astype(np.uint8) & 7)
-    # Distinct bits: adding is or-ing, and `add.at` is the one with a fast loop.
-    np.add.at(target, positions >> 3, bits)
 
 
 def _pack_low(values: npt.NDArray[np.integer[Any]], shift: int) -> Bytes:

@@ -2,21 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from cones_registry.bitmap import Words
-from cones_registry.codec.container import (
-    Cells,
-    Column,
-    Container,
-    binary_column,
-    integers,
-    texts,
-)
+from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.footer import Footer
 from cones_registry.codec.planes import decode_factors, encode_factors, plane_names
 from cones_registry.errors import CorruptDataError, UsageError
@@ -61,14 +54,6 @@ class Contents:
     counts: npt.NDArray[np.int64]
 
 
-_LAYER_COLUMNS: Final = {
-    "layer": pa.string(),
-    "rows": pa.int32(),
-    "cols": pa.int32(),
-    "n": pa.int32(),
-}
-
-
 def layer_columns(mask: ConceptMask) -> dict[str, Column]:
     """Columns `layer`, `rows`, `cols`, `n` of a file with one row a layer."""
     layers = mask.table.layers
@@ -87,10 +72,9 @@ def read_layer_columns(container: Container) -> Contents:
             f"the file has {container.row_count} rows, one for each layer; "
             f"expected 1 to {MAX_LAYERS}"
         )
-    columns = container.read(_LAYER_COLUMNS, largest_page=container.largest_page)
-    rows, cols = integers(columns["rows"]).tolist(), integers(columns["cols"]).tolist()
-    entries = tuple(zip(texts(columns["layer"]), rows, cols, strict=True))
-    return check_contents(entries, integers(columns["n"]), container.footer)
+    rows, cols = (container.integers(name).tolist() for name in ("rows", "cols"))
+    entries = tuple(zip(container.texts("layer"), rows, cols, strict=True))
+    return check_contents(entries, container.integers("n"), container.footer)
 
 
 def check_contents(
@@ -154,9 +138,7 @@ def read_factor_columns(container: Container, contents: Contents) -> npt.NDArray
     names = plane_names(container.footer.precision)
     if not names:
         return None
-    types = dict.fromkeys(names, pa.binary())
-    planes = container.read(types, largest_page=container.largest_page)
-    cells = [Cells(array) for array in planes.values()]
+    cells = [container.cells(name) for name in names]
     return np.concatenate(
         [
             decode_factors([plane[row] for plane in cells], count, container.footer.precision)

@@ -18,8 +18,8 @@ MAX_METADATA_BYTES: Final = 4 << 20
 
 _TYPES: Final = {1: "INT32", 4: "FLOAT", 6: "BYTE_ARRAY"}
 _REQUIRED: Final = 0
-_CODECS: Final = {0, 6}
-"""None, and zstd."""
+_UNCOMPRESSED: Final = 0
+_ZSTD: Final = 6
 _PAGE_DETAILS: Final = {0: 5, 2: 7}
 """Page type (data, dictionary) -> field of `PageHeader` with its details."""
 _DATA_PAGE: Final = 0
@@ -30,21 +30,26 @@ Value = TypeVar("Value", int, bytes, "list[Any]", "dict[int, Any]")
 
 @dataclass(frozen=True, slots=True)
 class ColumnChunk:
-    """Where one column lies: bytes `[start, end)` of the file, and its physical type."""
+    """Where one column lies: bytes `[start, end)` of the file; its physical type; zstd or not."""
 
     name: str
     physical_type: str
+    is_compressed: bool
     start: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page: whether it holds data (or a dictionary), its decompressed size, its values."""
+    """One page: its kind, values, decompressed size, content `[start, end)` and CRC-32."""
 
     is_data: bool
-    byte_count: int
     value_count: int
+    encoding: int
+    byte_count: int
+    start: int
+    end: int
+    checksum: int
 
 
 class ParquetMetadata:
@@ -128,7 +133,7 @@ class ParquetMetadata:
             raise CorruptDataError(f"column {quote(name)} lies in another file, or is encrypted")
         if details.get(3) != [name.encode()] or _type_name(details) != kind:
             raise CorruptDataError(f"column {quote(name)} is not the one that the schema names")
-        if _get(details, 4, int) not in _CODECS:
+        if _get(details, 4, int) not in (_UNCOMPRESSED, _ZSTD):
             raise CorruptDataError(
                 f"column {quote(name)} is compressed with codec {details[4]}; expected zstd or none"
             )
@@ -139,14 +144,14 @@ class ParquetMetadata:
             )
         # A column without rows has no pages, and offsets that mean nothing.
         if not self.row_count:
-            return ColumnChunk(name, kind, 4, 4)
+            return ColumnChunk(name, kind, False, 4, 4)
         start = _get(details, 9, int)
         if 11 in details:
             start = min(start, _get(details, 11, int))
         end = start + _get(details, 7, int)
         if not 4 <= start <= end <= self.start:
             raise CorruptDataError(f"column {quote(name)} lies outside the file")
-        return ColumnChunk(name, kind, start, end)
+        return ColumnChunk(name, kind, details[4] == _ZSTD, start, end)
 
     def pages(self, column: ColumnChunk) -> Iterator[Page]:
         """The pages of a column, which fill it exactly."""
@@ -160,21 +165,26 @@ class ParquetMetadata:
                     f"column {quote(column.name)} has a page of type {kind}; "
                     "expected data and dictionary pages of version 1"
                 )
+            details = _get(header, _PAGE_DETAILS[kind], dict)
+            if 4 not in header:
+                raise CorruptDataError(f"a page of column {quote(column.name)} has no checksum")
             page = Page(
-                kind == _DATA_PAGE,
-                _get(header, 2, int),
-                _get(_get(header, _PAGE_DETAILS[kind], dict), 1, int),
+                is_data=kind == _DATA_PAGE,
+                value_count=_get(details, 1, int),
+                encoding=_get(details, 2, int),
+                byte_count=_get(header, 2, int),
+                start=reader.position,
+                end=reader.position + _get(header, 3, int),
+                checksum=_get(header, 4, int) & 0xFFFFFFFF,
             )
-            position = reader.position + _get(header, 3, int)
-            if header[3] < 0 or position > column.end:
+            if not page.start <= page.end <= column.end:
                 raise CorruptDataError(
                     f"a page of column {quote(column.name)} claims {header[3]} bytes, "
                     "more than its column has"
                 )
             if not 0 <= page.byte_count <= _LARGEST_PAGE or page.value_count < 0:
                 raise CorruptDataError(f"a page of column {quote(column.name)} has sizes below 0")
-            if 4 not in header:
-                raise CorruptDataError(f"a page of column {quote(column.name)} has no checksum")
+            position = page.end
             yield page
 
 

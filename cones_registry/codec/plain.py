@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cones_registry.bitmap import Words
-from cones_registry.codec.container import Column, Container, integers
+from cones_registry.codec.container import Column, Container
 from cones_registry.codec.gaps import set_bits
 from cones_registry.codec.layout import Contents, check_contents, make_mask
 from cones_registry.digest import quote
@@ -112,7 +112,7 @@ def _batches(container: Container, contents: Contents) -> Any:
     done, last_row, last_index = 0, -1, -1
     size = min(max(container.byte_count, _SMALLEST_BATCH), _LARGEST_BATCH)
     for batch in container.batches(types, size, dictionaries=["layer"]):
-        index = integers(batch["index"]).astype(np.int64)
+        index = batch["index"].to_numpy().astype(np.int64)
         rows = np.searchsorted(ends, np.arange(done, done + len(index)), side="right")
         _check_layers(batch["layer"], rows, contents)
         wrong = np.flatnonzero((index < 0) | (index >= sizes[rows]))

@@ -33,7 +33,7 @@ class ThriftReader:
         number = 0
         while head := self._byte():
             delta = head >> 4
-            number = number + delta if delta else self._integer()
+            number = number + delta if delta else self.zigzag()
             kind = head & 15
             # In a struct, unlike in a list, the type of a bool is its value.
             fields[number] = kind == _TRUE if kind <= _FALSE else self._value(kind, depth)
@@ -41,9 +41,9 @@ class ThriftReader:
 
     def _value(self, kind: int, depth: int) -> Any:
         if _I16 <= kind <= _I64:
-            return self._integer()
+            return self.zigzag()
         if kind == _BINARY:
-            return self._bytes(self._varint())
+            return self.take(self.varint())
         if kind == _STRUCT:
             return self.struct(depth + 1)
         if kind in (_LIST, _SET):
@@ -51,7 +51,7 @@ class ThriftReader:
         if kind in (_TRUE, _FALSE, _BYTE):
             return self._byte()
         if kind == _DOUBLE:
-            return self._bytes(8)
+            return self.take(8)
         raise CorruptDataError(f"the metadata holds a value of unknown type {kind}")
 
     def _list(self, depth: int) -> list[Any]:
@@ -60,7 +60,7 @@ class ThriftReader:
         head = self._byte()
         size = head >> 4
         if size == 15:
-            size = self._varint()
+            size = self.varint()
         # Every element takes a byte at least.
         if size > self.end - self.position:
             raise CorruptDataError(
@@ -69,7 +69,8 @@ class ThriftReader:
         kind = head & 15
         return [self._value(kind, depth) for _ in range(size)]
 
-    def _bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """Read `size` bytes."""
         start = self.position
         if size > self.end - start:
             raise CorruptDataError("the metadata runs past its end")
@@ -83,7 +84,8 @@ class ThriftReader:
         self.position = position + 1
         return self.data[position]
 
-    def _varint(self) -> int:
+    def varint(self) -> int:
+        """Read an unsigned number."""
         value = self._byte()
         if value < 0x80:
             return value
@@ -95,6 +97,7 @@ class ThriftReader:
                 return value
         raise CorruptDataError("the metadata holds a number that does not end")
 
-    def _integer(self) -> int:
-        value = self._varint()
+    def zigzag(self) -> int:
+        """Read a signed number."""
+        value = self.varint()
         return (value >> 1) ^ -(value & 1)
