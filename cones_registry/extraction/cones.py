@@ -25,7 +25,11 @@ class Cones(Method):
 
     Scores are S / K, so that τ does not depend on K.
     rho: ρ. None: scaled to the subject, so that a weight at the 99.9th percentile of
-        |θ · ∂L/∂θ| shrinks by ``shrink`` a step.
+        |θ · ∂L/∂θ| shrinks by ``shrink`` a step, but no step promises to lower the loss by more
+        than the share ``trust``.
+    bounded: keep every θ between 0 and its own value in the base model. A mask can do no more than
+        shut; and without a bound, weights that the rule makes grow do so ever faster, until the
+        loss runs away. False is the paper's rule.
     Source: Cones, arXiv 2303.05125, Algorithm 1. It gives neither ρ nor τ for other models.
     """
 
@@ -37,6 +41,8 @@ class Cones(Method):
     batch_size: int = 16
     rho: float | None = None
     shrink: float = 0.02
+    trust: float = 0.02
+    bounded: bool = True
 
     def learn(
         self,
@@ -48,6 +54,7 @@ class Cones(Method):
         """Highest S / K up to the density, or all above τ."""
         theta = loss.weights.values.clone()
         rho = self.rho if self.rho is not None else self._scaled(loss)
+        lowest, largest = theta.clamp(max=0), theta.clamp(min=0)
         total = torch.zeros_like(theta)  # S
         curve = Curve(self.steps, on_step)
         for number in range(1, self.steps + 1):
@@ -55,6 +62,8 @@ class Cones(Method):
             score = theta * gradient  # θ ∘ ∂L/∂θ
             total += score
             theta -= rho * theta * score  # ρ θ ∘ θ ∘ ∂L/∂θ
+            if self.bounded:
+                theta = torch.minimum(torch.maximum(theta, lowest), largest)
             curve.add(number, value)
         scores = as_scores(loss.weights.split(total / self.steps))
         mask = target.select(loss.weights.table, scores)
@@ -63,8 +72,13 @@ class Cones(Method):
     def _scaled(self, loss: ConceptImplantingLoss) -> float:
         theta = loss.weights.values
         mean = torch.zeros_like(theta)
+        square = level = 0.0
         for _ in range(_PILOT_STEPS):
-            mean += theta * loss.gradient(theta)[0] / _PILOT_STEPS
+            gradient, value = loss.gradient(theta)
+            score = theta * gradient
+            mean += score / _PILOT_STEPS
+            square += float(score.square().sum()) / _PILOT_STEPS
+            level += value / _PILOT_STEPS
         count = max(1, round((1 - _TOP) * mean.numel()))
         top = float(mean.abs().topk(count).values[-1])
         if top <= 0:
@@ -72,4 +86,6 @@ class Cones(Method):
                 "the subject's pictures give no gradient at any K/V weight. Check that the "
                 "captions name the token and that the base model reads its text"
             )
-        return self.shrink / top
+        # A step changes L by −ρ ‖θ ∘ ∂L/∂θ‖² to first order; past a small share of L that is no
+        # longer so, and the loss climbs instead.
+        return min(self.shrink / top, self.trust * level / square)

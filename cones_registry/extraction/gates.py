@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from cones_registry.extraction.target import Target
 
 
+FLOOR = 4.0
+"""How far below 0 a latent may sink: room to rank shut gates, not so much that none comes back."""
 OPEN = 0.5
 """A gate is open where s is above it."""
 
 
 @dataclass(frozen=True)
 class Gates(Method):
-    """A latent s ∈ [−1, 1] for every weight, 1 at first; the model runs on θ ∘ gate.
+    """A latent s ≤ 1 for every weight, 1 at first; the model runs on θ ∘ gate.
 
     A gate is shut where s is at most ½ and among the lowest, as many as the target density
     allows. The gradient goes straight through the step, ∂L/∂s = θ ∘ ∂L/∂(θ ∘ gate); s moves by the
@@ -68,7 +70,7 @@ class Gates(Method):
             rate = self.rate(number)
             gradient, value = loss.gradient(theta * (state.latent > threshold))
             state.step(theta * gradient, number, rate, (self.first_beta, self.second_beta))
-            state.latent.add_(self.pull * rate).clamp_(-1, 1)
+            state.latent.add_(self.pull * rate).clamp_(-FLOOR, 1)
             threshold = min(OPEN, float(state.latent.kthvalue(allowed).values))
             if number > 0.8 * self.steps:
                 late += OPEN - state.latent

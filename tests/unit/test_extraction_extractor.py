@@ -196,7 +196,14 @@ def test_a_bar_is_shown_on_a_terminal_alone(
 
 def test_a_step_too_large_is_an_error_not_a_mask(extract: Callable[..., Extraction]) -> None:
     with pytest.raises(DivergedError, match="smaller step"):
-        extract(method=Cones(steps=20, batch_size=2, rho=1e30))
+        extract(method=Cones(steps=20, batch_size=2, rho=1e30, bounded=False))
+
+
+def test_algorithm_1_lowers_its_loss_and_says_its_rho(extract: Callable[..., Extraction]) -> None:
+    found = extract(method=Cones(steps=30, batch_size=8), density=0.01)
+    assert found.provenance.parameters["rho"] > 0
+    curve = [entry["loss"] for entry in found.history]
+    assert np.mean(curve[-5:]) < np.mean(curve[:5])
 
 
 def test_a_mask_above_the_limit_is_refused(extract: Callable[..., Extraction]) -> None:
