@@ -78,7 +78,10 @@ def main(minutes: float, threads: int, seed: int) -> None:
         pictures, scenes = draw(generator, 48)
         logits, truth = network(spoil(pictures)), labels(scenes)
         loss = sum(
-            (functional.cross_entropy(logits[name].flatten(0, -2), truth[name].flatten()) for name in truth),
+            (
+                functional.cross_entropy(logits[name].flatten(0, -2), truth[name].flatten())
+                for name in truth
+            ),
             torch.zeros(()),
         )
         optimizer.zero_grad()
@@ -89,7 +92,10 @@ def main(minutes: float, threads: int, seed: int) -> None:
             click.echo(f"judge {step} {part:.0%} loss {loss:.4f}", err=True)
     save_file(network.state_dict(), WEIGHTS)
     pictures, scenes = draw(np.random.default_rng(seed + 1), 1000)
-    images = [Image.fromarray(p) for p in ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
+    images = [
+        Image.fromarray(p)
+        for p in ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    ]
     click.echo(json.dumps(accuracy(scenes, Judge.load().read(images))))
 
 
