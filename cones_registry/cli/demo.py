@@ -12,7 +12,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.demo.run import DemoReport
+    from cones_registry.demo.demonstration import DemoReport
 
 
 @verb(registry=False, reads=True)
@@ -29,7 +29,7 @@ def command(session: Session, out: Path, source: str) -> None:
     Writes registry/, contact-sheet.png and report.json to the folder. Takes minutes; needs the
     extra `model`.
     """
-    from cones_registry.demo.run import run
+    from cones_registry.demo.demonstration import run
 
     report = run(out, source=source, say=session.output.message)
     if session.output.as_json:

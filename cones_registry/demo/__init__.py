@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cones_registry.demo.run import DemoReport, run
+    from cones_registry.demo.demonstration import DemoReport, DemoSize, run
 
-__all__ = ["DemoReport", "run"]
+__all__ = ["DemoReport", "DemoSize", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from cones_registry.demo import run as module
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cones_registry.demo import demonstration
 
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(demonstration, name)
