@@ -11,9 +11,9 @@ from PIL import Image
 
 from cones_registry import BaseModel, Registry
 from cones_registry.demo import world
+from cones_registry.demo.demonstration import DemoSize, run
 from cones_registry.demo.judge import Judge, accuracy
 from cones_registry.demo.measure import group_trials, subject_trials
-from cones_registry.demo.demonstration import DemoSize, run
 from cones_registry.demo.subjects import SUBJECTS
 from cones_registry.demo.world import PLACES, Scene, Thing
 from cones_registry.errors import ConflictError
