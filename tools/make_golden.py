@@ -58,6 +58,22 @@ def example(precision: Precision = "binary") -> ConceptMask:
     return ConceptMask.from_indices(TABLE, indices, factors, precision=precision)
 
 
+def crowded(precision: Precision = "binary") -> ConceptMask:
+    """A mask whose members crowd in some rows and columns, for layout `class`."""
+    density = np.array([[0.5, 0.2, 0.06], [0.2, 0.05, 0.002], [0.04, 0.0, 0.0]])
+    row, col = np.indices((120, 90), dtype=np.uint64)
+    flags = {}
+    for number, kind in enumerate("kv"):
+        # Bits of a product, as if drawn at random (Knuth's multiplicative hash).
+        drawn = ((row * 90 + col + number * 10_800) * np.uint64(2_654_435_761)) % np.uint64(2**32)
+        flags[f"mid_block.attn2.to_{kind}.weight"] = drawn / 2.0**32 < density[row % 3, col % 3]
+    mask = ConceptMask.from_dense(flags)
+    if precision == "binary":
+        return mask
+    factors = np.arange(len(mask)) % 7 / np.float32(6)
+    return ConceptMask(mask.table, mask.words, factors, precision)
+
+
 def describe(data: bytes) -> str:
     """A file in words: its footer, its columns, and the indices they stand for."""
     mask, table = decode(data), pq.read_table(io.BytesIO(data))
@@ -108,6 +124,18 @@ def bad_masks() -> dict[str, bytes]:
         changed[row] = value
         return {"index": pa.array(changed)}
 
+    classes = encode(crowded(), layout="class")
+    tables = pq.read_table(io.BytesIO(classes))
+
+    # Three column classes, five labels a byte: 255 is more than any five of them make.
+    odd = next(row for row, cell in enumerate(tables["blocks"].to_pylist()) if cell[1] == 3)
+
+    def odd_row(name: str, change: Callable[[bytes], bytes]) -> dict[str, Any]:
+        """A column with the cell of that layer changed."""
+        column = tables[name].to_pylist()
+        column[odd] = change(column[odd])
+        return {name: pa.array(column, pa.binary())}
+
     digest = "sha256:" + "0" * 64
     return {
         "index-out-of-range": rewrite(gap8, gaps(0, lambda cell: cell[:-1] + b"\xfe"), {}),
@@ -134,6 +162,13 @@ def bad_masks() -> dict[str, bytes]:
             },
             {},
         ),
+        "class-no-such-stream": rewrite(classes, odd_row("blocks", lambda c: c[:-1] + b"\7"), {}),
+        "class-label-beyond-the-classes": rewrite(
+            classes, odd_row("col_classes", lambda cell: b"\xff" + cell[1:]), {}
+        ),
+        "class-labels-too-few": rewrite(classes, odd_row("col_classes", lambda cell: cell[1:]), {}),
+        "class-too-few-members": rewrite(classes, odd_row("gaps_4", lambda cell: b""), {}),
+        "class-bits-too-long": rewrite(classes, odd_row("bits", lambda cell: cell + b"\0"), {}),
         "plain-not-increasing": rewrite(plain, indices(2, 1), {}),
         "plain-index-negative": rewrite(plain, indices(0, -1), {}),
         "plain-layer-not-the-footers": rewrite(
@@ -173,7 +208,8 @@ def files() -> dict[Path, bytes]:
     for layout in LAYOUTS:
         for precision in PRECISIONS:
             name = f"mask-1-{layout}-{precision}.parquet"
-            made[GOLDEN / name] = encode(example(precision), layout=layout, footer=CONCEPT)
+            mask = crowded(precision) if layout == "class" else example(precision)
+            made[GOLDEN / name] = encode(mask, layout=layout, footer=CONCEPT)
     return made
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cones_registry import bitmap
+from cones_registry.codec.class_ import Class
 from cones_registry.codec.container import Container, write_container
 from cones_registry.codec.footer import FORMAT, Footer
 from cones_registry.codec.gap8 import Gap8
@@ -31,11 +32,11 @@ __all__ = [
     "save_file",
 ]
 
-LAYOUTS: Final[dict[str, Layout]] = {layout.name: layout for layout in (Gap8(), Plain())}
+LAYOUTS: Final[dict[str, Layout]] = {each.name: each for each in (Class(), Gap8(), Plain())}
 """Name -> layout."""
 SMALLEST: Final = "smallest"
-_COMPACT: Final = ("gap8",)
-"""Layouts that "smallest" chooses from; "plain" is for SQL, and smaller by a header at most."""
+_TOO_SMALL_FOR_CLASSES: Final = 4096
+"""Bytes of a file in layout `gap8` below which the tables of `class` cannot pay for themselves."""
 
 
 def encode(
@@ -45,8 +46,9 @@ def encode(
 
     Args:
         mask: the mask.
-        layout: "gap8"; "plain", for SQL without a decoder; or "smallest": whichever compact layout
-            takes fewest bytes for this mask.
+        layout: "gap8", quick; "class", small where members crowd in some rows and columns; "plain",
+            for SQL without a decoder; or "smallest": "gap8" or "class", whichever takes fewer
+            bytes for this mask.
         footer: JSON object kept in the file's footer under `concept`, for whoever finds the file
             alone.
 
@@ -54,7 +56,10 @@ def encode(
         UsageError: an unknown layout, or a footer that is not JSON.
     """
     if layout == SMALLEST:
-        return min((_encode(mask, LAYOUTS[name], footer) for name in _COMPACT), key=len)
+        data = _encode(mask, LAYOUTS["gap8"], footer)
+        if len(data) < _TOO_SMALL_FOR_CLASSES:
+            return data
+        return min(data, _encode(mask, LAYOUTS["class"], footer), key=len)
     if layout not in LAYOUTS:
         raise UsageError(
             f"no layout {quote(layout)}; choose {SMALLEST} or one of {', '.join(LAYOUTS)}"

@@ -1,6 +1,7 @@
 """Layout `class`: rows and columns grouped by density, and every block coded by its own."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from cones_registry.bitmap import Words
 from cones_registry.codec.blocks import Blocks
 from cones_registry.codec.cells import Cell
-from cones_registry.codec.clusters import Clusters, find_clusters
+from cones_registry.codec.clusters import MAX_CLASSES, Clusters, find_clusters
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     ESCAPE,
@@ -33,7 +34,6 @@ from cones_registry.errors import CorruptDataError
 from cones_registry.layers import Layer
 from cones_registry.mask import ConceptMask
 
-MAX_CLASSES: Final = 16
 STREAMS: Final = ("bits", "gaps_4", "gaps_8", "gaps_16", "gaps_32", "gaps_64")
 """Stream 1: packed bits of blocks denser than one in four; 2, 3, …: gaps, by their mean."""
 
@@ -224,10 +224,18 @@ def _unpack_labels(data: Bytes, classes: int, count: int) -> Positions:
         raise CorruptDataError(f"{count} labels take {len(data)} bytes; expected {expected}")
     if not per_byte:
         return np.zeros(count, dtype=np.int64)
-    digits: Positions = data[:, None] // classes ** np.arange(per_byte)
-    if (digits[:, -1] >= classes).any():
+    digits = _digits(classes)
+    if int(data.max()) >= len(digits):
         raise CorruptDataError(f"a label is not one of {classes} classes")
-    digits %= classes
-    if digits.reshape(-1)[count:].any():
+    labels = digits[data].reshape(-1)
+    if labels[count:].any():
         raise CorruptDataError("the labels do not end with the last row or column")
-    return digits.reshape(-1)[:count]
+    return labels[:count]
+
+
+@cache
+def _digits(classes: int) -> Positions:
+    """Labels that each byte holds, int64 [bytes, labels per byte]."""
+    powers = classes ** np.arange(_LABELS_PER_BYTE[classes])
+    digits: Positions = np.arange(classes * powers[-1])[:, None] // powers % classes
+    return digits

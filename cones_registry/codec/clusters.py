@@ -4,7 +4,8 @@ What is coded is a block at a time (the rows of one class by the columns of anot
 neurons were equally likely to be members. Classes are found by alternation: with the columns fixed
 every row goes to the class that codes it in fewest bits, its own class number included; then the
 columns, and so on. This is entropy-constrained vector quantisation (Chou, Lookabaugh and Gray,
-1989) with the Bernoulli code length as distortion.
+1989) with the Bernoulli code length as distortion; it starts from one class, and splits classes in
+two (Linde, Buzo and Gray, 1980) for as long as that pays.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ import numpy.typing as npt
 Labels = npt.NDArray[np.int64]
 Table = npt.NDArray[np.float64]
 
-CANDIDATES: Final = ((1, 1), (2, 2), (4, 3), (6, 5), (10, 8))
-"""Row and column classes that are tried. More of them cost more than they save."""
+MAX_CLASSES: Final = 16
+"""Classes of rows, and of columns."""
 
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
+"""Alternations after a split."""
 _BLOCK_BITS: Final = 6
 """What one block costs in the table of blocks, about."""
 
@@ -35,40 +37,56 @@ class Clusters:
 
 
 def find_clusters(rows: Labels, cols: Labels, shape: tuple[int, int]) -> Clusters:
-    """The clusters that code the members of a layer in fewest bits, of those that are tried.
+    """The clusters that code the members of a layer in few bits.
 
     Args:
         rows, cols: int64 [n], where each member stands.
         shape: rows and columns of the layer.
     """
-    found = []
-    for row_classes, col_classes in CANDIDATES:
-        if row_classes <= shape[0] and col_classes <= shape[1]:
-            clusters = _alternate(rows, cols, shape, row_classes, col_classes)
-            found.append((_bits(rows, cols, clusters), clusters))
-    return min(found, key=lambda each: each[0])[1]
+    best = Clusters(np.zeros(shape[0], np.int64), np.zeros(shape[1], np.int64), 1, 1)
+    fewest = _bits(rows, cols, best)
+    tries = [_split_rows, _split_cols]
+    while tries:
+        split = tries.pop(0)
+        clusters = _alternate(rows, cols, split(best, rows, cols))
+        bits = _bits(rows, cols, clusters)
+        if bits < fewest:
+            fewest, best = bits, clusters
+            tries = (
+                [_split_cols, _split_rows] if split is _split_rows else [_split_rows, _split_cols]
+            )
+    return best
 
 
-def _alternate(
-    rows: Labels, cols: Labels, shape: tuple[int, int], row_classes: int, col_classes: int
-) -> Clusters:
-    row_labels = _by_count(np.bincount(rows, minlength=shape[0]), row_classes)
-    col_labels = _by_count(np.bincount(cols, minlength=shape[1]), col_classes)
-    for _ in range(_ROUNDS if row_classes * col_classes > 1 else 0):
-        row_labels = _assign(rows, cols, row_labels, col_labels, row_classes, col_classes)
-        col_labels = _assign(cols, rows, col_labels, row_labels, col_classes, row_classes)
+def _split_rows(clusters: Clusters, rows: Labels, cols: Labels) -> Clusters:
+    labels, classes = _split(clusters.rows, np.bincount(rows, minlength=len(clusters.rows)))
+    return Clusters(labels, clusters.cols, classes, clusters.col_classes)
+
+
+def _split_cols(clusters: Clusters, rows: Labels, cols: Labels) -> Clusters:
+    labels, classes = _split(clusters.cols, np.bincount(cols, minlength=len(clusters.cols)))
+    return Clusters(clusters.rows, labels, clusters.row_classes, classes)
+
+
+def _split(labels: Labels, counts: npt.NDArray[Any]) -> tuple[Labels, int]:
+    """Every class in two: lines with more members than its mean, and the others."""
+    means = np.bincount(labels, weights=counts) / np.maximum(np.bincount(labels), 1)
+    split, classes = _compact(2 * labels + (counts > means[labels]))
+    return (split, classes) if classes <= MAX_CLASSES else (labels, int(labels.max()) + 1)
+
+
+def _alternate(rows: Labels, cols: Labels, start: Clusters) -> Clusters:
+    row_labels, col_labels = start.rows, start.cols
+    for _ in range(_ROUNDS):
+        row_labels = _assign(
+            rows, cols, row_labels, col_labels, start.row_classes, start.col_classes
+        )
+        col_labels = _assign(
+            cols, rows, col_labels, row_labels, start.col_classes, start.row_classes
+        )
     row_labels, row_classes = _compact(row_labels)
     col_labels, col_classes = _compact(col_labels)
     return Clusters(row_labels, col_labels, row_classes, col_classes)
-
-
-def _by_count(counts: npt.NDArray[Any], classes: int) -> Labels:
-    """A first guess: classes of like count, each with as much of the square roots of counts."""
-    order = np.argsort(counts, kind="stable")
-    share = np.cumsum(np.sqrt(counts[order] + 0.1))
-    labels = np.empty(len(counts), dtype=np.int64)
-    labels[order] = np.minimum(share * (classes / share[-1]), classes - 1)
-    return labels
 
 
 def _assign(

@@ -57,10 +57,11 @@ def _set_packed(
             if position + lefts[col_class + 1] - lefts[col_class] > 8 * data.size:
                 return -1
             for col in range(lefts[col_class], lefts[col_class + 1]):
-                if (data[position >> 3] >> (position & 7)) & 1:
-                    neuron = rows[row] + columns[col]
-                    packed[neuron >> 3] |= np.uint8(1 << (neuron & 7))
-                    found += 1
+                # No branch: in these blocks either side of one would be taken about as often.
+                bit = (data[position >> 3] >> (position & 7)) & 1
+                neuron = rows[row] + columns[col]
+                packed[neuron >> 3] |= np.uint8(bit << (neuron & 7))
+                found += bit
                 position += 1
     if data.size != (position + 7) // 8 or (position & 7 and data[-1] >> (position & 7)):
         return -1

@@ -156,6 +156,11 @@ class Container:
     def __contains__(self, name: str) -> bool:
         return name in self._metadata.columns
 
+    def raw(self, name: str) -> bytes:
+        """A column as it is written, headers, checksums and all; empty if there is none."""
+        column = self._metadata.columns.get(name)
+        return b"" if column is None else bytes(self._view[column.start : column.end])
+
     def integers(self, name: str) -> npt.NDArray[np.int32]:
         """A whole INT32 column."""
         parts = [

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,11 @@ class Layout(Protocol):
         ...
 
 
+_MOST_TABLES: Final = 16
+_TABLES: Final[dict[tuple[bytes, ...], LayerTable]] = {}
+"""Bytes of three columns -> the table that was read from them."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """The layer table of a file and the members of each layer, int64 [layers]."""
@@ -72,16 +77,28 @@ def read_layer_columns(container: Container) -> Contents:
             f"the file has {container.row_count} rows, one for each layer; "
             f"expected 1 to {MAX_LAYERS}"
         )
-    rows, cols = (container.integers(name).tolist() for name in ("rows", "cols"))
-    entries = tuple(zip(container.texts("layer"), rows, cols, strict=True))
-    return check_contents(entries, container.integers("n"), container.footer)
+    return check_contents(_read_table(container), container.integers("n"), container.footer)
 
 
-def check_contents(
-    entries: tuple[tuple[Any, ...], ...], counts: npt.NDArray[Any], footer: Footer
-) -> Contents:
+def _read_table(container: Container) -> LayerTable:
+    """The layer table of columns `layer`, `rows`, `cols`.
+
+    Masks of one base model share one table object, so comparing their tables costs nothing; and as
+    they were written alike, the bytes of these columns mostly say that they were read before.
+    """
+    written = tuple(container.raw(name) for name in ("layer", "rows", "cols"))
+    table = _TABLES.get(written)
+    if table is None:
+        rows, cols = (container.integers(name).tolist() for name in ("rows", "cols"))
+        table = intern_table(tuple(zip(container.texts("layer"), rows, cols, strict=True)))
+        if len(_TABLES) >= _MOST_TABLES:
+            _TABLES.clear()
+        _TABLES[written] = table
+    return table
+
+
+def check_contents(table: LayerTable, counts: npt.NDArray[Any], footer: Footer) -> Contents:
     """Table and counts, if they agree with each other and with the footer."""
-    table = _table(entries)
     if table.digest != footer.layer_table_digest or table.neuron_count != footer.table_neuron_count:
         raise CorruptDataError("the layer table is not the one that the footer names")
     counts = counts.astype(np.int64)
@@ -97,9 +114,9 @@ def check_contents(
     return Contents(table, counts)
 
 
-@lru_cache(maxsize=16)
-def _table(entries: tuple[tuple[Any, ...], ...]) -> LayerTable:
-    # Masks of one base model share one table object, so comparing their tables costs nothing.
+@lru_cache(maxsize=_MOST_TABLES)
+def intern_table(entries: tuple[tuple[Any, ...], ...]) -> LayerTable:
+    """The one table of these `(name, rows, cols)`; `CorruptDataError` if they are none."""
     return LayerTable.parse(entries)
 
 

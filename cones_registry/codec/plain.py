@@ -10,7 +10,7 @@ import pyarrow as pa
 from cones_registry.bitmap import Words
 from cones_registry.codec.container import Column, Container
 from cones_registry.codec.gaps import set_bits
-from cones_registry.codec.layout import Contents, check_contents, make_mask
+from cones_registry.codec.layout import Contents, check_contents, intern_table, make_mask
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
 from cones_registry.layers import MAX_LAYERS
@@ -71,7 +71,8 @@ class Plain:
                 )
         # Python numbers have no bound; a count that int64 cannot hold is wrong whatever it is.
         counts = np.array([min(max(entry[3], -1), 2**62) for entry in entries], dtype=np.int64)
-        contents = check_contents(tuple(tuple(e[:3]) for e in entries), counts, container.footer)
+        table = intern_table(tuple(tuple(entry[:3]) for entry in entries))
+        contents = check_contents(table, counts, container.footer)
         if container.row_count != container.footer.neuron_count:
             raise CorruptDataError(
                 f"the file has {container.row_count} rows; "
