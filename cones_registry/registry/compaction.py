@@ -181,14 +181,21 @@ def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
         if not segments.is_pointer(key) and segments.parse_name(key)[0] in folded
     ]
     # What leads readers to something goes after the thing's successor is in place, segments first.
-    doomed += [entry for n, found in sorted(pointers.items()) if n < number for entry in found]
-    doomed += _old_snapshots(store.list(snapshots.PREFIX), manifest, before)
-    list(store.each(store.delete, [entry.key for entry in doomed]))
-    return len(doomed), sum(entry.size for entry in doomed)
+    old_pointers = [entry for n, found in sorted(pointers.items()) if n < number for entry in found]
+    manifests, parquets = _old_snapshots(store.list(snapshots.PREFIX), manifest, before)
+    # Stage by stage, since deletes of one stage run side by side: a kill between any two leaves
+    # nothing that names what is gone.
+    stages = (doomed, old_pointers, manifests, parquets)
+    for stage in stages:
+        list(store.each(store.delete, [entry.key for entry in stage]))
+    gone = [entry for stage in stages for entry in stage]
+    return len(gone), sum(entry.size for entry in gone)
 
 
-def _old_snapshots(entries: list[Entry], keep: snapshots.Manifest, before: float) -> list[Entry]:
-    """Objects of snapshots before `keep`, manifests first, and what losing compactors left."""
+def _old_snapshots(
+    entries: list[Entry], keep: snapshots.Manifest, before: float
+) -> tuple[list[Entry], list[Entry]]:
+    """(manifests, Parquet objects) of snapshots before `keep`, and what losing compactors left."""
     kept = snapshots.parquet_key(keep.number, keep.parquet)
     manifests, parquets = [], []
     for entry in entries:
@@ -200,4 +207,4 @@ def _old_snapshots(entries: list[Entry], keep: snapshots.Manifest, before: float
                 parquets.append(entry)
         elif entry.key < snapshots.manifest_key(keep.number):
             manifests.append(entry)
-    return manifests + parquets
+    return manifests, parquets
