@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -60,8 +59,7 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
     root = str(filesystem._strip_protocol(text)).strip("/")
     if not root:
         raise UsageError(f"{quote(text)} names no bucket; expected {scheme}://bucket/folder")
-    wrap = io.BytesIO if extra == "azure" else bytes
-    return RemoteStore(text.rstrip("/"), filesystem, root, create_options, wrap)
+    return RemoteStore(text.rstrip("/"), filesystem, root, create_options)
 
 
 def _local(text: str) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from cones_registry.store.base import MAX_OBJECT_BYTES, PARALLEL, Entry, Store
@@ -20,7 +20,6 @@ class RemoteStore(Store):
         filesystem: made with `use_listings_cache=False`.
         root: path of the URL inside the file system, without trailing `/`.
         create_options: what `pipe_file(mode="create")` needs so that it is one PUT.
-        wrap: what the client takes as a body; aiohttp warns of large plain bytes.
     """
 
     def __init__(
@@ -29,13 +28,11 @@ class RemoteStore(Store):
         filesystem: Any,
         root: str,
         create_options: dict[str, Any] | None = None,
-        wrap: Callable[[bytes], Any] = bytes,
     ) -> None:
         super().__init__(url)
         self.filesystem = filesystem
         self.root = root
         self.create_options = create_options or {}
-        self.wrap = wrap
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -47,8 +44,7 @@ class RemoteStore(Store):
         return data
 
     def _create(self, key: str, data: bytes) -> None:
-        body = self.wrap(data)
-        self.filesystem.pipe_file(self._path(key), body, mode="create", **self.create_options)
+        self.filesystem.pipe_file(self._path(key), data, mode="create", **self.create_options)
 
     def get_many(
         self, keys: Iterable[str], *, parallel: int = 8 * PARALLEL
