@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cones_registry.codec.cells import Cell, page_content, read_cells, read_integers, to_text
-from cones_registry.codec.footer import FOOTER_KEY, Footer
+from cones_registry.codec.footer import FOOTER_KEY, LONG_KEY, Footer
 from cones_registry.codec.parquet import MAX_METADATA_BYTES, ColumnChunk, Page, ParquetMetadata
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
@@ -96,7 +96,8 @@ def _write(columns: Mapping[str, Column], footer: Footer) -> bytes:
         write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=max(1, len(table)))
-        writer.add_key_value_metadata({FOOTER_KEY.decode(): footer.to_bytes().decode()})
+        texts = footer.to_metadata().items()
+        writer.add_key_value_metadata({key.decode(): text.decode() for key, text in texts})
     return bytes(sink.getvalue())
 
 
@@ -136,7 +137,7 @@ class Container:
             raise CorruptDataError(
                 "a Parquet file, but not a mask: its metadata has no key 'cones'"
             )
-        self.footer = Footer.parse(footer)
+        self.footer = Footer.parse(footer, self._metadata.key_value(LONG_KEY))
 
     @property
     def byte_count(self) -> int:

@@ -1,9 +1,17 @@
-"""The footer: one JSON object under the Parquet key `cones` that says what the file holds."""
+"""The footer: one JSON object under the Parquet key `cones` that says what the file holds.
 
+Long values of its `concept` (a provenance with its history, above all) would often be longer than
+the mask. They stand under a second key, compressed.
+"""
+
+import base64
+import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import zstandard
 
 from cones_registry.digest import Digest, parse_digest, quote
 from cones_registry.errors import CorruptDataError, UsageError
@@ -13,6 +21,10 @@ from cones_registry.layers import MAX_NEURONS
 FORMAT: Final = 1
 """Version of the file format. It goes up when a reader of before could misread a file."""
 FOOTER_KEY: Final = b"cones"
+LONG_KEY: Final = b"cones-long"
+"""Values of `concept` of more than `LONG_VALUE` bytes of JSON: base64 of a zstd frame of JSON."""
+LONG_VALUE: Final = 512
+_LONG_LEVEL: Final = 19
 MAX_FOOTER_BYTES: Final = 1 << 20
 
 
@@ -57,28 +69,32 @@ class Footer:
             value["concept"] = dict(self.concept)
         return value
 
-    def to_bytes(self) -> bytes:
-        """The footer as UTF-8 JSON; `UsageError` if `concept` is not plain JSON or is too large."""
-        try:
-            text = json.dumps(
-                self.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            )
-            data = text.encode()
-        except (TypeError, ValueError, RecursionError) as error:
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """Parquet key -> UTF-8 text; `UsageError` if `concept` is not JSON or is too large."""
+        value = self.to_json()
+        whole = _dump(value)
+        if len(whole) > MAX_FOOTER_BYTES:
             raise UsageError(
-                f"the footer must hold only JSON values: {error}. "
-                "Use text, finite numbers, true, false, null, lists and objects"
-            ) from error
-        if len(data) > MAX_FOOTER_BYTES:
-            raise UsageError(
-                f"the footer takes {len(data)} bytes; at most {MAX_FOOTER_BYTES} are allowed. "
+                f"the footer takes {len(whole)} bytes; at most {MAX_FOOTER_BYTES} are allowed. "
                 "Shorten the provenance (its history, most likely)"
             )
-        return data
+        long = {
+            key: item for key, item in (self.concept or {}).items() if len(_dump(item)) > LONG_VALUE
+        }
+        if not long:
+            return {FOOTER_KEY: whole}
+        for key in long:
+            del value["concept"][key]
+        packed = zstandard.ZstdCompressor(level=_LONG_LEVEL).compress(_dump(long))
+        return {FOOTER_KEY: _dump(value), LONG_KEY: base64.b64encode(packed)}
 
     @classmethod
-    def parse(cls, data: bytes) -> "Footer":
+    def parse(cls, data: bytes, long: bytes | None = None) -> "Footer":
         """Parse and check what a file says about itself.
+
+        Args:
+            data: what stands under `FOOTER_KEY`.
+            long: what stands under `LONG_KEY`, if anything does.
 
         Raises:
             CorruptDataError: not JSON, a newer format, or a value that cannot be.
@@ -113,6 +129,8 @@ class Footer:
             raise CorruptDataError(f"layer_table is {quote(layer_table)}; expected a list")
         if concept is not None and not isinstance(concept, dict):
             raise CorruptDataError(f"concept is {quote(concept)}; expected an object")
+        if long is not None:
+            concept = (concept or {}) | _unpack_long(long)
         table_neuron_count = _integer(value, "table_neuron_count", 1, MAX_NEURONS)
         return cls(
             layout=layout,
@@ -124,6 +142,35 @@ class Footer:
             layer_table=layer_table,
             concept=concept,
         )
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the footer must hold only JSON values: {error}. "
+            "Use text, finite numbers, true, false, null, lists and objects"
+        ) from error
+
+
+def _unpack_long(data: bytes) -> dict[str, Any]:
+    try:
+        packed = base64.b64decode(data, validate=True)
+        # Without a size in its head a frame says -1, and nobody knows what it comes to.
+        size = zstandard.frame_content_size(packed)
+        text = (
+            zstandard.ZstdDecompressor().decompress(packed)
+            if 0 <= size <= MAX_FOOTER_BYTES
+            else b""
+        )
+        value = json.loads(text)
+    except (binascii.Error, zstandard.ZstdError, ValueError, RecursionError) as error:
+        raise CorruptDataError(f"the long values of the footer are damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise CorruptDataError(f"the long values of the footer are {quote(value)}, not an object")
+    return value
 
 
 def _integer(value: dict[str, Any], key: str, low: int, high: int) -> int:

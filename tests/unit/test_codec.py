@@ -95,6 +95,18 @@ def test_the_footer_says_what_the_file_holds(layout: str) -> None:
     assert footer["concept"] == concept
 
 
+def test_long_values_of_a_concept_are_kept_compressed_and_read_back() -> None:
+    history = [{"step": step, "loss": 1 / (step + 1)} for step in range(200)]
+    concept = {"owner": "alice", "provenance": {"history": history}, "note": "ü" * 600}
+
+    data = encode(random_mask(0.1), footer=concept)
+
+    metadata = pq.read_metadata(io.BytesIO(data)).metadata
+    assert read_footer(data)["concept"] == concept
+    assert json.loads(metadata[b"cones"])["concept"] == {"owner": "alice"}
+    assert len(metadata[b"cones-long"]) < len(json.dumps(history)) / 2
+
+
 def test_without_a_concept_the_footer_has_none() -> None:
     assert "concept" not in read_footer(encode(random_mask(0.1)))
 

@@ -1,5 +1,6 @@
 """What a reader refuses: every rule of schema/mask.md broken once, and hostile sizes."""
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -9,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from cones_registry.codec import decode, decode_layer, encode, read_counts, read_footer
+from cones_registry.codec.footer import Footer
 from cones_registry.errors import CorruptDataError
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
@@ -263,6 +266,25 @@ def test_a_footer_that_is_no_json_object_is_corrupt(text: bytes) -> None:
 
     with pytest.raises(CorruptDataError):
         decode(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        b"",
+        b"***",
+        base64.b64encode(b"not zstd"),
+        base64.b64encode(zstandard.compress(b"[]")),
+        base64.b64encode(zstandard.compress(b"[" * 100_000)),
+        base64.b64encode(zstandard.compress(bytes(1 << 24))),
+        base64.b64encode(zstandard.ZstdCompressor(write_content_size=False).compress(b"{}")),
+    ],
+)
+def test_long_values_that_are_no_object_or_too_long_are_corrupt(long: bytes) -> None:
+    known = Footer.parse(pq.read_metadata(io.BytesIO(GAP8)).metadata[b"cones"])
+
+    with pytest.raises(CorruptDataError, match="long values of the footer"):
+        Footer.parse(known.to_metadata()[b"cones"], long)
 
 
 class TestHostileSizes:
