@@ -20,8 +20,8 @@ MAX_LAYERS: Final = 4096
 MAX_NAME_LENGTH: Final = 300
 MAX_LAYER_NEURONS: Final = 2**31 - 1
 """A neuron index is int32."""
-MAX_NEURONS: Final = 2**32
-"""Twelve times SDXL; a bitmap over this many neurons takes 512 MiB."""
+MAX_NEURONS: Final = 2**31
+"""Six times SDXL; a bitmap over this many neurons takes 256 MiB."""
 WORD_BITS: Final = 64
 
 _SUFFIXES: Final = (".attn2.to_k.weight", ".attn2.to_v.weight")

@@ -1,7 +1,6 @@
 """Layout `class`: rows and columns grouped by density, and every block coded by its own."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 from cones_registry.bitmap import Words
 from cones_registry.codec.blocks import Blocks
 from cones_registry.codec.cells import Cell
-from cones_registry.codec.clusters import MAX_CLASSES, Clusters, find_clusters
+from cones_registry.codec.clusters import Clusters, find_clusters
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     ESCAPE,
@@ -22,6 +21,7 @@ from cones_registry.codec.gaps import (
     encode_gaps,
 )
 from cones_registry.codec.kernels import compiled_kernels
+from cones_registry.codec.labels import pack_labels, read_clusters
 from cones_registry.codec.layout import (
     Contents,
     factor_columns,
@@ -40,8 +40,6 @@ STREAMS: Final = ("bits", "gaps_4", "gaps_8", "gaps_16", "gaps_32", "gaps_64")
 _EMPTY: Final = 0
 _BITS: Final = 1
 _LAST: Final = len(STREAMS)
-_LABELS_PER_BYTE: Final = (0, 0, 8, 5, 4, 3, 3, *[2] * 10)
-"""Labels of 2, 3, … classes that fit one byte."""
 _TABLES: Final = ("blocks", "row_classes", "col_classes")
 
 
@@ -114,8 +112,8 @@ def _encode_layer(mask: ConceptMask, layer: Layer) -> dict[str, bytes]:
         cells["low"] += gaps.low.tobytes()
     header = bytes((clusters.row_classes, clusters.col_classes, shift))
     cells["blocks"] = header + blocks.streams.tobytes()
-    cells["row_classes"] = _pack_labels(clusters.rows, clusters.row_classes)
-    cells["col_classes"] = _pack_labels(clusters.cols, clusters.col_classes)
+    cells["row_classes"] = pack_labels(clusters.rows, clusters.row_classes)
+    cells["col_classes"] = pack_labels(clusters.cols, clusters.col_classes)
     return cells
 
 
@@ -189,53 +187,9 @@ def set_members(
 def _read_blocks(cells: dict[str, Cell], layer: Layer) -> tuple[Blocks, int]:
     """The blocks of one layer, and the shift of its last stream."""
     head = cells["blocks"]
-    row_classes, col_classes, shift = [*head[:3].tolist(), 0, 0, 0][:3]
-    classes = range(1, MAX_CLASSES + 1)
-    if row_classes not in classes or col_classes not in classes or shift > MAX_SHIFT:
-        raise CorruptDataError(
-            f"the table of blocks says {row_classes} by {col_classes} classes and shift {shift}"
-        )
-    streams = head[3:]
-    if len(streams) != row_classes * col_classes or (streams > _LAST).any():
+    clusters = read_clusters(head, cells["row_classes"], cells["col_classes"], layer)
+    shift, streams = int(head[2]) if len(head) > 2 else 0, head[3:]
+    count = clusters.row_classes * clusters.col_classes
+    if len(streams) != count or (streams > _LAST).any() or shift > MAX_SHIFT:
         raise CorruptDataError("the table of blocks does not give every block one of the streams")
-    clusters = Clusters(
-        _unpack_labels(cells["row_classes"], row_classes, layer.rows),
-        _unpack_labels(cells["col_classes"], col_classes, layer.cols),
-        row_classes,
-        col_classes,
-    )
     return Blocks(clusters, streams), shift
-
-
-def _pack_labels(labels: Positions, classes: int) -> bytes:
-    """Labels as the digits, to base `classes`, of as few bytes as hold them whole; low first."""
-    per_byte = _LABELS_PER_BYTE[classes]
-    if not per_byte:
-        return b""
-    digits = np.zeros((-(-len(labels) // per_byte), per_byte), dtype=np.int64)
-    digits.reshape(-1)[: len(labels)] = labels
-    return (digits @ classes ** np.arange(per_byte)).astype(np.uint8).tobytes()
-
-
-def _unpack_labels(data: Bytes, classes: int, count: int) -> Positions:
-    per_byte = _LABELS_PER_BYTE[classes]
-    expected = -(-count // per_byte) if per_byte else 0
-    if len(data) != expected:
-        raise CorruptDataError(f"{count} labels take {len(data)} bytes; expected {expected}")
-    if not per_byte:
-        return np.zeros(count, dtype=np.int64)
-    digits = _digits(classes)
-    if int(data.max()) >= len(digits):
-        raise CorruptDataError(f"a label is not one of {classes} classes")
-    labels = digits[data].reshape(-1)
-    if labels[count:].any():
-        raise CorruptDataError("the labels do not end with the last row or column")
-    return labels[:count]
-
-
-@cache
-def _digits(classes: int) -> Positions:
-    """Labels that each byte holds, int64 [bytes, labels per byte]."""
-    powers = classes ** np.arange(_LABELS_PER_BYTE[classes])
-    digits: Positions = np.arange(classes * powers[-1])[:, None] // powers % classes
-    return digits

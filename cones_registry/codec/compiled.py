@@ -6,8 +6,12 @@ and returns how many, or -1 for data that cannot be. What is wrong is then said 
 
 from typing import Any
 
+import numba  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import numpy as np
-from numba import njit, types  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+# Its types say less than they seem to; what is compiled is checked by numba itself.
+njit: Any = numba.njit
+types: Any = numba.types
 
 _ESCAPE = 255
 # One signature, so that nothing is compiled again for arrays that happen to be writable.
@@ -44,7 +48,7 @@ def _sort_by_class(labels: Any, classes: int) -> Any:
 @njit(cache=True, nogil=True)
 def _set_packed(
     packed: Any, data: Any, streams: Any, tops: Any, lefts: Any, rows: Any, columns: Any
-) -> int:
+) -> Any:
     """Stream 1: one bit for every neuron of its blocks."""
     col_classes = lefts.size - 1
     position = np.int64(0)
@@ -80,7 +84,7 @@ def _set_stream(
     lefts: Any,
     rows: Any,
     columns: Any,
-) -> int:
+) -> Any:
     """One stream of gaps."""
     if data.size and data[-1] == _ESCAPE:
         return -1
@@ -122,7 +126,7 @@ def _set_stream(
 
 
 @njit(types.int64(_PACKED, _BYTES, _BYTES, types.int64, types.int64), cache=True, nogil=True)
-def set_gaps(packed: Any, data: Any, low: Any, shift: int, bit_count: int) -> int:
+def set_gaps(packed: Any, data: Any, low: Any, shift: int, bit_count: int) -> Any:
     """As `gaps.set_gaps`."""
     if data.size and data[-1] == _ESCAPE:
         return -1
@@ -166,7 +170,7 @@ def set_members(
     gaps_64: Any,
     low: Any,
     shift: int,
-) -> int:
+) -> Any:
     """As `class_.set_members`: all streams of one layer, the last with a shift."""
     tops, rows = _sort_by_class(row_labels, row_classes)
     lefts, columns = _sort_by_class(col_labels, col_classes)

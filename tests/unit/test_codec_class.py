@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cones_registry.codec import class_, decode, decode_layer, encode, gaps, read_footer
-from cones_registry.codec.clusters import find_clusters
+from cones_registry.codec.clusters import MAX_CLASSES, find_clusters
 from cones_registry.codec.kernels import compiled_kernels
+from cones_registry.codec.labels import pack_labels, unpack_labels
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 
@@ -101,11 +102,11 @@ def test_blocks_go_to_the_stream_of_their_density() -> None:
     assert 0 in table["blocks"][3:]
 
 
-@pytest.mark.parametrize("classes", range(1, class_.MAX_CLASSES + 1))
+@pytest.mark.parametrize("classes", range(1, MAX_CLASSES + 1))
 @pytest.mark.parametrize("count", [1, 2, 9, 320])
 def test_labels_survive_packing(classes: int, count: int) -> None:
     labels = np.random.default_rng(count).integers(classes, size=count)
 
-    packed = np.frombuffer(class_._pack_labels(labels, classes), np.uint8)
+    packed = np.frombuffer(pack_labels(labels, classes), np.uint8)
 
-    assert np.array_equal(class_._unpack_labels(packed, classes, count), labels)
+    assert np.array_equal(unpack_labels(packed, classes, count), labels)

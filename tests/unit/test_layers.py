@@ -145,7 +145,7 @@ def test_digest_tells_order_names_and_shapes_apart() -> None:
         {"a": (1, -1)},
         {"a": (1, 1, 1)},
         {"a": (2**16, 2**15)},
-        {str(i): (2**15, 2**15) for i in range(5)},
+        {str(i): (2**15, 2**15) for i in range(3)},
         {str(i): (1, 1) for i in range(4097)},
     ],
 )
