@@ -64,11 +64,11 @@ def pack_positions(positions: npt.NDArray[Any], count: int) -> Words:
 
 def unpack_positions(words: Words) -> Positions:
     """Positions of the set bits, int64 [n], strictly increasing."""
-    # Masks are sparse: unpacking only words that are not zero is many times faster.
-    used = np.flatnonzero(words)
-    filled = words[used].astype(_LITTLE, copy=False)
-    bits = np.flatnonzero(np.unpackbits(filled.view(np.uint8), bitorder="little"))
-    positions: Positions = (used[bits >> 6] << 6) + (bits & 63)
+    data = words.astype(_LITTLE, copy=False).view(np.uint8)
+    # Masks are sparse: unpacking only bytes that are not zero is many times faster.
+    used = np.flatnonzero(data != 0)
+    bits = np.flatnonzero(np.unpackbits(data[used], bitorder="little").view(np.bool_))
+    positions: Positions = (used[bits >> 3] << 3) + (bits & 7)
     return positions
 
 
