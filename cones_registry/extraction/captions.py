@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cones_registry.digest import quote
@@ -67,6 +67,12 @@ class Caption:
     def names_subject(self) -> bool:
         """Whether the subject's place ``{}`` is in it."""
         return SLOT in self.phrase or SLOT in self.rest
+
+    def filled(self, name: str) -> Caption:
+        """The caption with ``name`` where the subject stands."""
+        return replace(
+            self, phrase=self.phrase.replace(SLOT, name), rest=self.rest.replace(SLOT, name)
+        )
 
     def text(self, name: str = "") -> str:
         """The caption in words, with ``name`` where the subject stands."""

@@ -33,7 +33,7 @@ class Example:
 class ExampleBank:
     """Examples of one kind in the form the denoiser reads.
 
-    latents: float32 [E, C, h, w] on the model's device.
+    latents: float32 [E, C, h, w] on the model's device. prompts: the P distinct ones.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class ExampleBank:
         self.latents = latents.to(base.device)
         distinct = sorted({prompt for each in prompts for prompt in each})
         number = {prompt: position for position, prompt in enumerate(distinct)}
+        self.prompts = tuple(distinct)
         self.texts: Texts = encode_texts(base, distinct, token=token, class_noun=class_noun)
         self._choices = [torch.tensor([number[prompt] for prompt in each]) for each in prompts]
 

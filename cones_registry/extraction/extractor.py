@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cones_registry.digest import quote
 from cones_registry.errors import LimitExceededError, UsageError
-from cones_registry.extraction.conditioning import picture_size, require_learnable
+from cones_registry.extraction.batches import Batches
+from cones_registry.extraction.conditioning import require_learnable
 from cones_registry.extraction.cones import Cones
-from cones_registry.extraction.examples import ExampleBank
 from cones_registry.extraction.extraction import Extraction
 from cones_registry.extraction.first_order import FirstOrder
 from cones_registry.extraction.gates import Gates
@@ -22,7 +22,7 @@ from cones_registry.extraction.loss import ConceptImplantingLoss
 from cones_registry.extraction.materials import Companions, Materials
 from cones_registry.extraction.methods import Method
 from cones_registry.extraction.noise import NoiseSchedule
-from cones_registry.extraction.prior import class_latents, default_cache_folder
+from cones_registry.extraction.prior import default_cache_folder
 from cones_registry.extraction.progress import Progress, reporting
 from cones_registry.extraction.settings import ExtractionSettings
 from cones_registry.extraction.target import Target
@@ -151,34 +151,19 @@ class Extractor:
         seed: int,
     ) -> ConceptImplantingLoss:
         """Pictures and captions encoded, class pictures drawn if they count."""
-        words = {"token": materials.token, "class_noun": materials.class_noun}
-        size = picture_size(self.base)
-        company = materials.company(size, settings, seed)
-        examples = [*materials.alone(size, settings), *company]
         weighed = settings.for_scope(scope)
-        prior = None
-        if weighed.prior_weight > 0:
-            prompts = materials.class_prompts(settings.prior_count)
-            latents = class_latents(
-                self.base,
-                prompts,
-                seed=seed,
-                steps=settings.prior_steps,
-                guidance_scale=settings.guidance_scale,
-                folder=self.cache_folder,
-            )
-            prior = ExampleBank(self.base, latents, [[text] for text in prompts], **words)
-        return ConceptImplantingLoss(
+        batches = Batches.gather(
             self.base,
-            FlatWeights(self.base),
             self.schedule,
-            subject=ExampleBank.of(self.base, examples, **words),
-            collage_count=len(company),
-            prior=prior,
-            settings=weighed,
+            [materials],
+            settings=settings,
+            weighed=weighed,
             batch_size=batch_size,
             seed=seed,
+            cache_folder=self.cache_folder,
         )
+        weights = FlatWeights(self.base)
+        return ConceptImplantingLoss(self.base, weights, self.schedule, batches, weighed)
 
 
 def _method(method: str | Method) -> Method:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from cones_registry.errors import UsageError
+from cones_registry.extraction.batches import random_draw
 from cones_registry.extraction.captions import DEFAULT_TEMPLATES, Caption
 from cones_registry.extraction.companions import Companion
 from cones_registry.extraction.conditioning import picture_size
 from cones_registry.extraction.examples import Example, ExampleBank, plain_examples
 from cones_registry.extraction.images import Sources, read_pictures
-from cones_registry.extraction.loss import denoising_losses, random_draw
+from cones_registry.extraction.loss import denoising_losses
 from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.weights import mask_edit
 
