@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cones_registry import bitmap
 from cones_registry.codec.class_ import Class
 from cones_registry.codec.container import Container, write_container
+from cones_registry.codec.crowding import crowding_bits
 from cones_registry.codec.footer import FORMAT, Footer
 from cones_registry.codec.gap8 import Gap8
 from cones_registry.codec.layout import Layout
@@ -37,6 +38,9 @@ LAYOUTS: Final[dict[str, Layout]] = {each.name: each for each in (Class(), Gap8(
 SMALLEST: Final = "smallest"
 _TOO_SMALL_FOR_CLASSES: Final = 4096
 """Bytes of a file in layout `gap8` below which the tables of `class` cannot pay for themselves."""
+_TOO_EVEN: Final = 0.02
+"""Share of a file in layout `gap8` that crowding must save: below it `class` was never smaller, and
+trying it takes ten times as long as `gap8` itself."""
 
 
 def encode(
@@ -57,7 +61,7 @@ def encode(
     """
     if layout == SMALLEST:
         data = _encode(mask, LAYOUTS["gap8"], footer)
-        if len(data) < _TOO_SMALL_FOR_CLASSES:
+        if len(data) < _TOO_SMALL_FOR_CLASSES or crowding_bits(mask) < _TOO_EVEN * 8 * len(data):
             return data
         return min(data, _encode(mask, LAYOUTS["class"], footer), key=len)
     if layout not in LAYOUTS:

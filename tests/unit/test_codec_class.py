@@ -68,6 +68,14 @@ def test_gap8_is_chosen_where_there_is_no_structure() -> None:
     assert read_footer(encode(uniform(0.1)))["layout"] == "gap8"
 
 
+def test_class_is_not_even_tried_where_members_lie_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        pytest.fail("class was tried")
+
+    monkeypatch.setattr(class_.Class, "columns", fail)
+    encode(uniform())
+
+
 def test_no_classes_are_made_where_there_is_no_structure() -> None:
     rows, cols = np.nonzero(np.random.default_rng(0).random(SHAPE) < 0.02)
 
