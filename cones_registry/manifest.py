@@ -75,6 +75,7 @@ class Concept:
         aliases: aliases that point to this version now.
         removed: whether it is hidden from search and resolution.
         provenance: how it was made.
+        ranked: whether the object also says how the members rank, so that the mask can be cut.
     """
 
     owner: str
@@ -98,6 +99,7 @@ class Concept:
     aliases: tuple[str, ...] = ()
     removed: bool = False
     provenance: Provenance | None = None
+    ranked: bool = False
 
     @property
     def ref(self) -> str:
@@ -167,6 +169,7 @@ _CONCEPT_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "aliases": list,
     "removed": bool,
     "provenance": (dict, type(None)),
+    "ranked": bool,
 }
 _ITEM_TYPES: Final = {
     "image_digests": str,

@@ -31,7 +31,7 @@ from cones_registry.errors import StoreUnavailableError
 from cones_registry.store import Fault
 from cones_registry.store.fault import no_fault
 
-COPY_VERSION: Final = 1
+COPY_VERSION: Final = 2
 """Layout of the local files; another one is thrown away and built again."""
 
 LOCK_SECONDS: Final = 600

@@ -11,6 +11,7 @@ purge    everything of the concepts with these name digests, up to a version, is
 pointer  a snapshot exists and has folded these segments
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final
@@ -26,6 +27,7 @@ MAX_TAGS: Final = 1000
 MAX_TAG_LENGTH: Final = 200
 MAX_NOTE_LENGTH: Final = 100_000
 MAX_WORD_LENGTH: Final = 200
+MAX_SKETCH_BYTES: Final = 4096
 
 
 def check_event(value: Any) -> Event:
@@ -118,6 +120,12 @@ def _push(value: Event) -> None:
         raise CorruptDataError("push must be a short text")
     if type(value["history"]) is not bool:
         raise CorruptDataError("history must be true or false")
+    try:
+        sketch = base64.b64decode(value.get("sketch", ""), validate=True)
+    except ValueError as error:
+        raise CorruptDataError(f"sketch is not base64: {error}") from error
+    if len(sketch) > MAX_SKETCH_BYTES:
+        raise CorruptDataError(f"sketch has {len(sketch)} bytes; at most {MAX_SKETCH_BYTES}")
     # Keys of later versions go, keys that may be left out come: from here on every record is whole.
     whole = concept.to_json()
     value["concept"] = {key: whole[key] for key in RECORD_KEYS}

@@ -6,6 +6,7 @@ higher generation; condemned and purged are final. So readers who saw the log in
 agree, and a segment folded late changes nothing that it should not.
 """
 
+import base64
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Version:
         removed, removed_stamp: whether it is hidden, and the stamp that said so ("" before any).
         pruned: its bytes may be gone; it cannot be restored.
         tag_stamps: tag -> (stamp, present), for tags that were changed after the push.
+        sketch: what tells of masks like this one; empty where its pusher knew of none.
     """
 
     record: dict[str, Any]
@@ -42,6 +44,7 @@ class Version:
     removed_stamp: str = ""
     pruned: bool = False
     tag_stamps: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    sketch: bytes = b""
 
     @property
     def tags(self) -> list[str]:
@@ -134,7 +137,8 @@ class Fold:
         record = dict(event["concept"])
         if record["blob_digest"] in self.rewritten:
             record["blob_digest"], record["blob_bytes"] = self.rewritten[record["blob_digest"]]
-        self.versions[key] = Version(record, event["push"], event["history"])
+        sketch = base64.b64decode(event.get("sketch", ""))
+        self.versions[key] = Version(record, event["push"], event["history"], sketch=sketch)
 
     def _alias(self, stamp: str, event: Event) -> None:
         key = (event["owner"], event["name"], event["alias"])

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cones_registry.catalog.clock import parse_stamp
 from cones_registry.catalog.copy import Meta
 from cones_registry.catalog.documents import seal, unseal
-from cones_registry.catalog.tables import CONCEPTS, SNAPSHOT_ALIASES
+from cones_registry.catalog.tables import CONCEPTS, LATER, SNAPSHOT_ALIASES
 from cones_registry.digest import Digest, parse_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.store import Store
@@ -145,10 +145,11 @@ def read_parquet(store: Store, manifest: Manifest) -> bytes:
         names, rows = file.schema_arrow.names, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise CorruptDataError(f"{key} is not Parquet: {error}") from error
-    if names != [*CONCEPTS.names, "aliases"] or rows != manifest.rows:
+    expected = [name for name in CONCEPTS.names if name in names or name not in LATER]
+    if names != [*expected, "aliases"] or rows != manifest.rows:
         raise CorruptDataError(
             f"{key} has {rows} rows of the columns {names}; its manifest says {manifest.rows} rows "
-            f"of {[*CONCEPTS.names, 'aliases']}"
+            f"of {[*expected, 'aliases']}"
         )
     return data
 
@@ -183,7 +184,7 @@ EXPORT: Final = f"""
 def load(connection: Any, path: str) -> None:
     """Fill the empty tables of a new local copy from a snapshot's Parquet file."""
     connection.execute(
-        f"INSERT INTO concepts SELECT {', '.join(CONCEPTS.names)} FROM read_parquet(?)", [path]
+        "INSERT INTO concepts BY NAME SELECT * EXCLUDE (aliases) FROM read_parquet(?)", [path]
     )
     connection.execute(
         "INSERT INTO aliases SELECT owner, name, a.alias, version, a.generation FROM ("

@@ -39,9 +39,14 @@ CONCEPTS: Final = pa.schema(
         ("removed", pa.bool_()),
         ("pruned", pa.bool_()),
         ("state", pa.string()),
+        ("ranked", pa.bool_()),
+        ("sketch", pa.binary()),
     ]
 )
 """Columns of `concepts`. `provenance` and `state` are JSON; `created` is UTC."""
+
+LATER: Final = frozenset(("ranked", "sketch"))
+"""Columns that snapshots of before do not have; NULL then."""
 
 ALIASES: Final = pa.schema(
     [
@@ -63,6 +68,7 @@ _DUCKDB_TYPES: Final = {
     pa.int64(): "BIGINT",
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
+    pa.binary(): "BLOB",
     pa.timestamp("us"): "TIMESTAMP",
     pa.list_(pa.string()): "VARCHAR[]",
 }
@@ -97,6 +103,8 @@ def row_of(version: Version) -> dict[str, Any]:
         removed=version.removed,
         pruned=version.pruned,
         state=_json(state) if state else None,
+        ranked=record.get("ranked", False),
+        sketch=version.sketch or None,
     )
     return row
 
@@ -108,6 +116,7 @@ def version_of(row: Mapping[str, Any]) -> Version:
     record["created"] = format_time(row["created"])
     record["provenance"] = json.loads(row["provenance"]) if row["provenance"] else None
     record["tags"] = state.get("pushed_tags", row["tags"])
+    record["ranked"] = bool(row["ranked"])
     return Version(
         record,
         push=state.get("push", ""),
@@ -116,6 +125,7 @@ def version_of(row: Mapping[str, Any]) -> Version:
         removed_stamp=state.get("removed", ""),
         pruned=row["pruned"],
         tag_stamps={tag: (stamp, on) for tag, (stamp, on) in state.get("tags", {}).items()},
+        sketch=row["sketch"] or b"",
     )
 
 
@@ -147,6 +157,5 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
 
 
-_RECORD_NAMES: Final = tuple(
-    name for name in CONCEPTS.names if name not in ("ref", "method", "removed", "pruned", "state")
-)
+_NOT_OF_A_RECORD: Final = frozenset(("ref", "method", "removed", "pruned", "state", "sketch"))
+_RECORD_NAMES: Final = tuple(name for name in CONCEPTS.names if name not in _NOT_OF_A_RECORD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +20,7 @@ from cones_registry.registry.bases import Bases
 from cones_registry.registry.blob_cache import blob_key, digest_of_key
 from cones_registry.registry.ledger import Ledger, read_root
 from cones_registry.registry.pruning import blob_entries
+from cones_registry.resolver.sketch import FORMAT
 from cones_registry.store import Entry
 
 _PER_COMMIT: Final = 5000
@@ -329,5 +331,7 @@ def event_of_footer(data: bytes, digest: Digest) -> Event | None:
     if isinstance(provenance, dict):
         concept["provenance"] = {**provenance, "history": []}
     concept.update(blob_digest=digest, blob_bytes=len(data), layout=footer["layout"])
-    record = {name: concept.get(name) for name in RECORD_KEYS}
-    return check_event({"type": "push", "concept": record, "push": push, "history": history})
+    record = {name: concept[name] for name in RECORD_KEYS if name in concept}
+    event = {"type": "push", "concept": record, "push": push, "history": history}
+    sketch = FORMAT.sketch(decode(data))
+    return check_event(event | {"sketch": base64.b64encode(sketch).decode("ascii")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from cones_registry.mask import ConceptMask
 from cones_registry.registry.bases import Base, base_for
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.quotas import Added
+from cones_registry.resolver.sketch import FORMAT
 
 MAX_KEY_LENGTH: Final = 200
 
@@ -51,7 +53,10 @@ class Push:
 
 @dataclass
 class Draft:
-    """A push on its way to a version: `record` lacks version and blob until they are known."""
+    """A push on its way to a version: `record` lacks version and blob until they are known.
+
+    `sketch` is base64, as the log has it.
+    """
 
     push: Push
     owner: str
@@ -59,6 +64,7 @@ class Draft:
     base: Base
     record: dict[str, Any]
     history: tuple[Mapping[str, Any], ...]
+    sketch: str
     data: bytes | None = None
     event: Event | None = None
 
@@ -129,7 +135,8 @@ def make_draft(push: Push, default_owner: str) -> Draft:
         canonical(record)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the provenance must hold only JSON values: {error}") from error
-    return Draft(push, owner, ref.name, base, record, tuple(history))
+    sketch = base64.b64encode(FORMAT.sketch(mask)).decode("ascii")
+    return Draft(push, owner, ref.name, base, record, tuple(history), sketch)
 
 
 def content_of(draft: Draft) -> tuple[Digest, bytes]:

@@ -17,7 +17,7 @@ from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailabl
 FORMATS: Final = ("delta", "parquet", "jsonl")
 
 _QUERY: Final = """
-    SELECT c.* EXCLUDE (state, pruned), coalesce(a.aliases, []) AS aliases
+    SELECT c.* EXCLUDE (state, pruned, sketch), coalesce(a.aliases, []) AS aliases
     FROM concepts c LEFT JOIN (
         SELECT owner, name, version, list(alias ORDER BY alias) AS aliases
         FROM aliases GROUP BY ALL

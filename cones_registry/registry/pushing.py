@@ -238,6 +238,7 @@ class Pusher:
                 "concept": draft.record,
                 "push": draft.push.key or "",
                 "history": bool(draft.history),
+                "sketch": draft.sketch,
             }
             key = reservations.version_key(draft.owner, draft.name, draft.record["version"])
             try:
