@@ -111,7 +111,7 @@ def bad_masks() -> dict[str, bytes]:
     gap8, plain = encode(example(), layout="gap8"), encode(example(), layout="plain")
     graded = encode(example("float16"), layout="gap8")
     table = pq.read_table(io.BytesIO(gap8))
-    cells = table["gaps"].to_pylist()
+    cells, encodings = table["gaps"].to_pylist(), table["encoding"].to_pylist()
     index = pq.read_table(io.BytesIO(plain))["index"].to_numpy().copy()
     names = pq.read_table(io.BytesIO(plain))["layer"].to_pylist()
 
@@ -143,6 +143,9 @@ def bad_masks() -> dict[str, bytes]:
         "skip-at-the-end": rewrite(gap8, gaps(0, lambda cell: cell + b"\xff"), {}),
         "bits-beyond-the-last-neuron": rewrite(gap8, gaps(3, lambda c: c[:-1] + b"\x15"), {}),
         "unknown-encoding": rewrite(gap8, {"encoding": pa.array(["gap9"] * 4)}, {}),
+        "gap-wider-than-its-encoding": rewrite(
+            gap8, {"encoding": pa.array(["gap6", *encodings[1:]])}, {}
+        ),
         "n-not-the-footers": rewrite(gap8, {"n": pa.array([17, 1, 3, 18], pa.int32())}, {}),
         "layer-table-not-the-footers": rewrite(
             gap8, {"rows": pa.array([32, 32, 64, 6], pa.int32())}, {}
@@ -210,6 +213,8 @@ def files() -> dict[Path, bytes]:
             name = f"mask-1-{layout}-{precision}.parquet"
             mask = crowded(precision) if layout == "class" else example(precision)
             made[GOLDEN / name] = encode(mask, layout=layout, footer=CONCEPT)
+    narrow = "mask-1-gap8-binary-crowded.parquet"
+    made[GOLDEN / narrow] = encode(crowded(), layout="gap8", footer=CONCEPT)
     return made
 
 

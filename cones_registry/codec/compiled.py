@@ -125,16 +125,22 @@ def _set_stream(
     return count if low.size == (count * shift + 7) // 8 else -1
 
 
-@njit(types.int64(_PACKED, _BYTES, _BYTES, types.int64, types.int64), cache=True, nogil=True)
-def set_gaps(packed: Any, data: Any, low: Any, shift: int, bit_count: int) -> Any:
+@njit(
+    types.int64(_PACKED, _BYTES, types.int64, _BYTES, types.int64, types.int64),
+    cache=True,
+    nogil=True,
+)
+def set_gaps(packed: Any, data: Any, escape: int, low: Any, shift: int, bit_count: int) -> Any:
     """As `gaps.set_gaps`."""
-    if data.size and data[-1] == _ESCAPE:
+    if data.size and data[-1] == escape:
         return -1
     position = np.int64(-1)
     count = 0
     for byte in data:
         position += np.int64(byte) << shift
-        if byte == _ESCAPE:
+        if byte >= escape:
+            if byte > escape:
+                return -1
             continue
         if shift:
             if (count + 1) * shift > 8 * low.size:

@@ -11,8 +11,10 @@ from cones_registry.bitmap import Words
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     MAX_SHIFT,
+    WIDTHS,
     Gaps,
     best_shift,
+    best_width,
     encode_gaps,
     set_gaps,
 )
@@ -29,18 +31,22 @@ from cones_registry.errors import CorruptDataError
 from cones_registry.layers import Layer, LayerTable
 from cones_registry.mask import ConceptMask
 
-_GAPS: Final = "gap8"
 _BITMAP: Final = "bitmap"
-_SHIFTS: Final = frozenset(str(shift) for shift in range(1, MAX_SHIFT + 1))
+_GAPS: Final = {
+    f"gap{width}:{shift}".removesuffix(":0"): (width, shift)
+    for width in WIDTHS
+    for shift in range(MAX_SHIFT + 1)
+}
+"""Encoding -> width of a gap and shift."""
 
 
 @dataclass(frozen=True)
 class Gap8:
     """Columns `layer, rows, cols, n, encoding, gaps`, and `low` where a shift pays.
 
-    `encoding` says for each layer what its cell of `gaps` holds: "gap8" (see `gaps.py`); "gap8:3",
-    the same with a shift of 3, whose low bits are in `low`; or "bitmap", the packed bits
-    themselves, where gaps would take more bytes than those.
+    `encoding` says for each layer what its cell of `gaps` holds: "gap8" (see `gaps.py`); "gap6",
+    the same at a width of 6; "gap8:3", with a shift of 3, whose low bits are in `low`; or "bitmap",
+    the packed bits themselves, where gaps would take more bytes than those.
     """
 
     name: ClassVar[str] = "gap8"
@@ -50,14 +56,15 @@ class Gap8:
         encodings, cells, lows = [], [], []
         for layer in mask.table.layers:
             count = mask.count(layer.name)
-            gaps = encode_gaps(mask.indices(layer.name), best_shift(count, layer.neuron_count))
+            evenly = count, layer.neuron_count
+            gaps = encode_gaps(mask.indices(layer.name), best_shift(*evenly), best_width(*evenly))
             if len(gaps.data) > _bitmap_bytes(layer):
                 words = mask.layer_words(layer.name).astype("<u8", copy=False)
                 encodings.append(_BITMAP)
                 cells.append(words.view(np.uint8)[: _bitmap_bytes(layer)].tobytes())
                 lows.append(b"")
             else:
-                encodings.append(f"{_GAPS}:{gaps.shift}" if gaps.shift else _GAPS)
+                encodings.append(_to_encoding(gaps))
                 cells.append(gaps.data.tobytes())
                 lows.append(gaps.low.tobytes())
         columns = layer_columns(mask)
@@ -112,20 +119,24 @@ class _Rows:
             if encoding == _BITMAP:
                 _copy_bitmap(packed, cell, layer, count)
                 return
-            gaps = Gaps(cell, low, _parse_shift(encoding), count)
-            set_gaps(packed, gaps, layer.neuron_count)
+            width, shift = _parse_encoding(encoding)
+            set_gaps(packed, Gaps(cell, low, shift, count, width), layer.neuron_count)
         except CorruptDataError as error:
             raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
 
 
-def _parse_shift(encoding: str) -> int:
-    name, colon, shift = encoding.partition(":")
-    if name == _GAPS and (not colon or shift in _SHIFTS):
-        return int(shift or 0)
-    raise CorruptDataError(
-        f"unknown encoding {quote(encoding)}; this version reads {_BITMAP!r}, {_GAPS!r} and "
-        f"'{_GAPS}:1' to '{_GAPS}:{MAX_SHIFT}'. Upgrade cones-registry"
-    )
+def _to_encoding(gaps: Gaps) -> str:
+    return f"gap{gaps.width}:{gaps.shift}".removesuffix(":0")
+
+
+def _parse_encoding(encoding: str) -> tuple[int, int]:
+    if encoding not in _GAPS:
+        raise CorruptDataError(
+            f"unknown encoding {quote(encoding)}; this version reads {_BITMAP!r}, "
+            f"'gap{WIDTHS[0]}' to 'gap{WIDTHS[-1]}' and those with a shift, "
+            f"'gap8:1' to 'gap8:{MAX_SHIFT}'. Upgrade cones-registry"
+        )
+    return _GAPS[encoding]
 
 
 def _all_bitmaps(table: LayerTable) -> int:

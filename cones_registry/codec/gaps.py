@@ -1,8 +1,9 @@
 """Gaps: a sorted set of positions as one byte each.
 
 Byte b < 255 stands for a position, b positions skipped since the one before; 255 skips 255
-positions and stands for none. With a shift s a byte counts steps of 2**s, and the low s bits of
-every gap are kept apart, bit-packed, LSB first.
+positions and stands for none. At a width of w < 8 bits 2**w - 1 takes the place of 255, and no byte
+is greater. With a shift s a byte counts steps of 2**s, and the low s bits of every gap are kept
+apart, bit-packed, LSB first.
 """
 
 from collections.abc import Iterator
@@ -20,20 +21,30 @@ Positions = npt.NDArray[np.int64]
 
 ESCAPE: Final = 255
 MAX_SHIFT: Final = 24
+WIDTHS: Final = range(4, 9)
 _CHUNK: Final = 1 << 15
 """Bytes decoded at a time: the working arrays of one chunk stay in the cache."""
 _LARGEST_MEAN: Final = 160
 """Mean gap above which a shift pays (measured: best at a shifted mean of 80 to 160)."""
+_LARGEST_ESCAPE: Final = 7
+"""Mean gaps beyond which bytes are so rare that their places in a Huffman table of at most 11 bits
+(zstd) cost more than skips in their stead (measured: best at 3 to 7 mean gaps)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Encoded positions: gap bytes, packed low bits, the shift, and the number of positions."""
+    """Encoded positions: gap bytes, packed low bits, shift, number of positions, bits of a byte."""
 
     data: Bytes
     low: Bytes
     shift: int
     count: int
+    width: int = 8
+
+    @property
+    def escape(self) -> int:
+        """The byte that skips and stands for no position."""
+        return (1 << self.width) - 1
 
 
 def best_shift(count: int, bit_count: int) -> int:
@@ -44,15 +55,23 @@ def best_shift(count: int, bit_count: int) -> int:
     return shift
 
 
-def encode_gaps(positions: npt.NDArray[np.integer[Any]], shift: int = 0) -> Gaps:
+def best_width(count: int, bit_count: int) -> int:
+    """The width that codes `count` positions in `bit_count` smallest, if they are spread evenly."""
+    fitting = [width for width in WIDTHS if count << width <= _LARGEST_ESCAPE * bit_count]
+    return max(fitting, default=WIDTHS[0])
+
+
+def encode_gaps(
+    positions: npt.NDArray[np.integer[Any]], shift: int = 0, width: int = WIDTHS[-1]
+) -> Gaps:
     """Gaps of strictly increasing positions."""
+    escape = (1 << width) - 1
     gaps = np.diff(positions, prepend=-1) - 1
     high = gaps >> shift
-    escapes = high // ESCAPE
-    ends = np.cumsum(escapes + 1) - 1
-    data = np.full(int(ends[-1]) + 1 if len(ends) else 0, ESCAPE, dtype=np.uint8)
-    data[ends] = high % ESCAPE
-    return Gaps(data, _pack_low(gaps & ((1 << shift) - 1), shift), shift, len(positions))
+    ends = np.cumsum(high // escape + 1) - 1
+    data = np.full(int(ends[-1]) + 1 if len(ends) else 0, escape, dtype=np.uint8)
+    data[ends] = high % escape
+    return Gaps(data, _pack_low(gaps & ((1 << shift) - 1), shift), shift, len(positions), width)
 
 
 def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[Positions]:
@@ -70,7 +89,8 @@ def set_gaps(packed: Bytes, gaps: Gaps, bit_count: int) -> None:
     """Set the bits at the positions of `gaps` in a zeroed bitmap of bytes; as `decode_gaps`."""
     compiled = compiled_kernels()
     if compiled:
-        if compiled.set_gaps(packed, gaps.data, gaps.low, gaps.shift, bit_count) == gaps.count:
+        parts = gaps.data, gaps.escape, gaps.low, gaps.shift
+        if compiled.set_gaps(packed, *parts, bit_count) == gaps.count:
             return
         # Something is wrong with them: begin again, and say what.
         packed[: -(-bit_count // 8)] = 0
@@ -94,11 +114,13 @@ def _walk(gaps: Gaps, bit_count: int) -> Iterator[tuple[Positions, npt.NDArray[n
     """(position reached, whether it is a member) of every byte, a chunk at a time."""
     low = _unpack_low(gaps)
     data, previous, done = gaps.data, -1, 0
-    if len(data) and data[-1] == ESCAPE:
+    if len(data) and data.max() > gaps.escape:
+        raise CorruptDataError(f"a gap of {data.max()}; {gaps.width} bits hold {gaps.escape}")
+    if len(data) and data[-1] == gaps.escape:
         raise CorruptDataError("the gaps end with a skip that leads to no index")
     for start in range(0, len(data), _CHUNK):
         chunk = data[start : start + _CHUNK]
-        live = chunk != ESCAPE
+        live = chunk != gaps.escape
         count = int(np.count_nonzero(live))
         if done + count > gaps.count:
             raise CorruptDataError(f"the gaps hold more than {gaps.count} indices")

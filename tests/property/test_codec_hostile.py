@@ -103,7 +103,9 @@ CELLS = st.binary(max_size=40)
 @given(
     gaps=st.tuples(CELLS, CELLS),
     low=st.tuples(CELLS, CELLS),
-    encodings=st.tuples(*[st.sampled_from(["gap8", "gap8:1", "gap8:7", "gap8:24", "bitmap"])] * 2),
+    encodings=st.tuples(
+        *[st.sampled_from(["gap8", "gap5", "gap4:2", "gap8:7", "gap8:24", "bitmap"])] * 2
+    ),
     counts=st.tuples(st.integers(0, 40), st.integers(0, 40)),
 )
 def test_any_cells_in_a_sound_file_are_refused_or_hold_what_they_say(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cones_registry.codec import LAYOUTS, decode, decode_layer, encode, read_counts
-from cones_registry.codec.gaps import MAX_SHIFT, decode_gaps, encode_gaps
+from cones_registry.codec.gaps import MAX_SHIFT, WIDTHS, decode_gaps, encode_gaps, set_gaps
 from cones_registry.factors import PRECISIONS
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
@@ -44,10 +44,18 @@ def test_decode_is_the_inverse_of_encode(mask: ConceptMask, layout: str) -> None
         assert np.array_equal(decode_layer(data, name), mask.indices(name))
 
 
-@given(st.sets(st.integers(0, 100_000), max_size=300), st.integers(0, MAX_SHIFT))
-def test_gaps_survive_any_shift(positions: set[int], shift: int) -> None:
+@given(
+    st.sets(st.integers(0, 100_000), max_size=300),
+    st.integers(0, MAX_SHIFT),
+    st.sampled_from(WIDTHS),
+)
+def test_gaps_survive_any_shift_and_width(positions: set[int], shift: int, width: int) -> None:
     expected = np.array(sorted(positions), np.int32)
+    gaps = encode_gaps(expected, shift, width)
 
-    parts = list(decode_gaps(encode_gaps(expected, shift), 100_001))
+    parts = list(decode_gaps(gaps, 100_001))
+    packed = np.zeros(12_501, dtype=np.uint8)
+    set_gaps(packed, gaps, 100_001)
 
     assert np.array_equal(np.concatenate([np.empty(0, np.int64), *parts]), expected)
+    assert np.array_equal(np.flatnonzero(np.unpackbits(packed, bitorder="little")), expected)

@@ -203,7 +203,7 @@ def test_layers_are_coded_as_gaps_with_a_shift_where_sparse_and_as_bits_where_de
     data = encode(mask, layout="gap8")
 
     table = pq.read_table(io.BytesIO(data))
-    assert table["encoding"].to_pylist() == ["bitmap", "gap8", "gap8:4", "gap8"]
+    assert table["encoding"].to_pylist() == ["bitmap", "gap8", "gap8:4", "gap6"]
     assert decode(data) == mask
 
 
