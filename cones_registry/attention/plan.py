@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 import torch
 
-from cones_registry.attention.rows import RowEdit, WeightTransform
-from cones_registry.attention.weights import masked_weight
+from cones_registry.attention.rows import RowEdit
+from cones_registry.attention.weights import MaskedWeights
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def plan_rows(entries: Sequence[RequestParts], token_count: int) -> list[RowEdit
             )
             batch[number] |= where
     return [
-        RowEdit(_product([masks[digest] for digest in digests]), where)
+        RowEdit(MaskedWeights(reduce(or_, [masks[digest] for digest in digests])), where)
         for digests, where in rows.items()
     ]
 
@@ -80,13 +82,3 @@ def _groups(
         if pattern.any():
             chosen = tuple(d for d, member in zip(digests, pattern.tolist(), strict=True) if member)
             yield chosen, (membership == pattern[:, None]).all(dim=0)
-
-
-def _product(masks: Sequence[ConceptMask]) -> WeightTransform:
-    def weights(name: str, weight: torch.Tensor) -> torch.Tensor:
-        for mask in masks:
-            masked = masked_weight(mask, name, weight)
-            weight = masked
-        return weight
-
-    return weights

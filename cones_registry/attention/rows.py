@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
 from cones_registry.attention.modules import CrossAttention, cross_attentions, original
+from cones_registry.attention.weights import MaskedWeights, WeightTransform
 from cones_registry.errors import UsageError
-
-WeightTransform = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def project_rows(
         )
     states = text_states(unet, embeddings, added_cond_kwargs)
     flat = [_flatten(edit, states) for edit in edits]
+    everywhere = [number for number, edit in enumerate(flat) if edit.index is None]
+    flat = flat[everywhere[-1] :] if everywhere else flat  # what went before has no row left
     whole = _cover_all(flat, states.shape[0] * states.shape[1])
     tensors = {
         block.path: _project_block(block, states, flat, whole) for block in cross_attentions(unet)
@@ -145,20 +147,41 @@ def _project(
     """K or V of one layer, [B, T, out]. The plain product is left out where ``whole`` allows it."""
     home, states = states.device, states.to(layer.weight.device)  # with offloading they differ
     flat = states.flatten(0, 1)
-    projected: torch.Tensor | None = None
-    for edit in edits:
-        weight = edit.weights(name, layer.weight)
-        if edit.index is None:
-            projected = linear(flat, weight, layer.bias)
+    changes = [_change(edit.weights, name, layer) for edit in edits]
+    skipped = whole and None not in changes
+    plain: torch.Tensor | None = None if skipped else layer(states).flatten(0, 1)
+    # All rows first, then all writes: an edit never sees what another one wrote.
+    written: list[tuple[torch.Tensor | None, torch.Tensor]] = []
+    for edit, change in zip(edits, changes, strict=True):
+        index = None if edit.index is None else edit.index.to(flat.device)
+        before = plain if index is None or plain is None else plain[index]
+        if change is not None:
+            written.append((index, change(flat if index is None else flat[index], before)))
+        elif len(edits) > 1 and index is not None and before is not None:
+            written.append((index, before))  # takes back what an earlier edit did there
+    projected = plain
+    for index, rows in written:
+        if index is None:
+            projected = rows
             continue
         if projected is None:
-            if weight is layer.weight and len(edits) == 1:
-                break
-            projected = (
-                flat.new_empty(len(flat), len(weight)) if whole else layer(states).flatten(0, 1)
-            )
-        index = edit.index.to(flat.device)
-        projected = projected.index_copy(0, index, linear(flat[index], weight, layer.bias))
+            projected = flat.new_empty(len(flat), rows.shape[1])
+        if torch.is_grad_enabled():
+            projected = projected.index_copy(0, index, rows)
+        else:
+            projected.index_copy_(0, index, rows)
     if projected is None:
-        return layer(states).to(home)  # type: ignore[no-any-return]
+        projected = layer(states)
     return projected.view(*states.shape[:2], -1).to(home)
+
+
+def _change(
+    weights: WeightTransform, name: str, layer: Any
+) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None:
+    """What an edit makes of inputs (and of the plain rows, if known); None: the layer's own."""
+    if isinstance(weights, MaskedWeights) and not torch.is_grad_enabled():
+        return partial(weights.project, name, layer) if weights.mask.count(name) else None
+    weight = weights(name, layer.weight)
+    if weight is layer.weight:
+        return None
+    return lambda inputs, _: linear(inputs, weight, layer.bias)

@@ -9,7 +9,7 @@ import torch
 from cones_registry.attention import RowEdit, mask_weights
 
 if TYPE_CHECKING:
-    from cones_registry.attention.rows import WeightTransform
+    from cones_registry.attention.weights import WeightTransform
     from cones_registry.base_model import BaseModel
     from cones_registry.mask import ConceptMask
 
