@@ -1,6 +1,6 @@
 """Several masks -> one Composition: checked, merged, and explained."""
 
-from cones_registry.resolver.composition import Composition, Contribution, Overlap, Part
+from cones_registry.resolver.composition import Composition, Contribution, Member, Overlap, Part
 from cones_registry.resolver.resolving import (
     DEFAULT_MAX_DENSITY,
     DensityLimitError,
@@ -13,6 +13,7 @@ __all__ = [
     "Composition",
     "Contribution",
     "DensityLimitError",
+    "Member",
     "Overlap",
     "Part",
     "TokenClashError",
