@@ -24,7 +24,7 @@ AZURITE = VENV / "azurite"
 AZURITE_PACKAGE = "azurite@3.37.0"
 OLDEST_PYTHON = (3, 11)
 # The tests run every part of the package.
-TEST_EXTRAS = ("model", "s3", "azure", "gcs", "ray", "plot", "delta", "fast", "test")
+TEST_EXTRAS = ("model", "s3", "azure", "gcs", "ray", "plot", "delta", "fast", "bench", "test")
 # What builds the package in place; installed first, so that its version is pinned too.
 BUILD_REQUIREMENTS = ("hatchling",)
 

@@ -15,6 +15,7 @@ from cones_registry.extraction.loss import DivergedError
 from cones_registry.extraction.methods import Method
 from cones_registry.extraction.progress import Step
 from cones_registry.extraction.settings import ExtractionSettings
+from cones_registry.extraction.subject_images import SubjectImages
 
 __all__ = [
     "METHODS",
@@ -30,6 +31,7 @@ __all__ = [
     "HeldOutLosses",
     "Method",
     "Step",
+    "SubjectImages",
     "base_companions",
     "held_out_losses",
     "read_companions",
