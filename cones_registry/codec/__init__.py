@@ -2,34 +2,34 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from cones_registry import bitmap
 from cones_registry.codec.class_ import Class
 from cones_registry.codec.container import Container, write_container
 from cones_registry.codec.crowding import crowding_bits
 from cones_registry.codec.footer import FORMAT, Footer
 from cones_registry.codec.gap8 import Gap8
-from cones_registry.codec.layout import Layout
+from cones_registry.codec.layout import Indices, Layout
 from cones_registry.codec.plain import Plain
+from cones_registry.codec.ranks import rank_columns, read_rank_columns
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavailableError, UsageError
 from cones_registry.mask import ConceptMask
+from cones_registry.ranking import Ranks
 
 __all__ = [
     "FORMAT",
     "LAYOUTS",
     "decode",
+    "decode_indices",
     "decode_layer",
     "encode",
     "load_file",
     "read_counts",
     "read_footer",
+    "read_ranks",
     "save_file",
 ]
 
@@ -44,7 +44,11 @@ trying it takes ten times as long as `gap8` itself."""
 
 
 def encode(
-    mask: ConceptMask, *, layout: str = SMALLEST, footer: Mapping[str, Any] | None = None
+    mask: ConceptMask,
+    *,
+    layout: str = SMALLEST,
+    footer: Mapping[str, Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> bytes:
     """Write a mask as the bytes of a Parquet file.
 
@@ -55,20 +59,21 @@ def encode(
             bytes for this mask.
         footer: JSON object kept in the file's footer under `concept`, for whoever finds the file
             alone.
+        ranks: how the members compare, if that is to be kept (`ranking.ranks_of`).
 
     Raises:
         UsageError: an unknown layout, or a footer that is not JSON.
     """
     if layout == SMALLEST:
-        data = _encode(mask, LAYOUTS["gap8"], footer)
+        data = _encode(mask, LAYOUTS["gap8"], footer, ranks)
         if len(data) < _TOO_SMALL_FOR_CLASSES or crowding_bits(mask) < _TOO_EVEN * 8 * len(data):
             return data
-        return min(data, _encode(mask, LAYOUTS["class"], footer), key=len)
+        return min(data, _encode(mask, LAYOUTS["class"], footer, ranks), key=len)
     if layout not in LAYOUTS:
         raise UsageError(
             f"no layout {quote(layout)}; choose {SMALLEST} or one of {', '.join(LAYOUTS)}"
         )
-    return _encode(mask, LAYOUTS[layout], footer)
+    return _encode(mask, LAYOUTS[layout], footer, ranks)
 
 
 def decode(data: bytes | bytearray | memoryview, *, verify: bool = True) -> ConceptMask:
@@ -107,18 +112,36 @@ def read_counts(data: bytes | bytearray | memoryview) -> dict[str, int]:
     return dict(zip(contents.table.names, contents.counts.tolist(), strict=True))
 
 
-def decode_layer(data: bytes | bytearray | memoryview, layer: str) -> npt.NDArray[np.int32]:
-    """Indices of the members of one layer, int32 [n], without decoding the other layers.
+def decode_indices(
+    data: bytes | bytearray | memoryview, layers: Sequence[str] | None = None
+) -> dict[str, Indices]:
+    """Indices of members, int32 [n] a layer, strictly increasing, without the mask in between.
+
+    Args:
+        data: the whole file.
+        layers: their names; None: all. The others are not decoded.
 
     Raises:
-        CorruptDataError: as `decode`.
+        CorruptDataError: as `decode`; the digest of the mask is not compared.
         NotFoundError: the file has no such layer.
     """
     container = Container(data)
     layout = _layout(container)
     contents = layout.contents(container)
-    words = layout.decode_layer(container, contents, contents.table.position(layer))
-    return bitmap.unpack_positions(words).astype(np.int32)
+    names = contents.table.names if layers is None else tuple(layers)
+    positions = [contents.table.position(name) for name in names]
+    return dict(zip(names, layout.decode_indices(container, contents, positions), strict=True))
+
+
+def decode_layer(data: bytes | bytearray | memoryview, layer: str) -> Indices:
+    """Indices of the members of one layer, as `decode_indices`."""
+    return decode_indices(data, [layer])[layer]
+
+
+def read_ranks(data: bytes | bytearray | memoryview) -> Ranks | None:
+    """How the members compare, uint8 [n]; None where the file does not say; raises as `decode`."""
+    container = Container(data)
+    return read_rank_columns(container, _layout(container).contents(container))
 
 
 def save_file(
@@ -127,6 +150,7 @@ def save_file(
     *,
     layout: str = SMALLEST,
     footer: Mapping[str, Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Write a mask to `path`, whole or not at all; arguments as `encode`.
 
@@ -135,7 +159,7 @@ def save_file(
         StoreUnavailableError: the disk refused.
     """
     target = Path(path)
-    data = encode(mask, layout=layout, footer=footer)
+    data = encode(mask, layout=layout, footer=footer, ranks=ranks)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         temporary.write_bytes(data)
@@ -169,7 +193,9 @@ def load_file(path: str | os.PathLike[str]) -> ConceptMask:
         raise CorruptDataError(f"{str(source)!r}: {error}") from error
 
 
-def _encode(mask: ConceptMask, layout: Layout, concept: Mapping[str, Any] | None) -> bytes:
+def _encode(
+    mask: ConceptMask, layout: Layout, concept: Mapping[str, Any] | None, ranks: Ranks | None
+) -> bytes:
     footer = Footer(
         layout=layout.name,
         precision=mask.precision,
@@ -180,7 +206,10 @@ def _encode(mask: ConceptMask, layout: Layout, concept: Mapping[str, Any] | None
         layer_table=layout.layer_table(mask),
         concept=concept,
     )
-    return write_container(layout.columns(mask), footer)
+    columns = layout.columns(mask)
+    if ranks is not None:
+        columns |= rank_columns(mask, ranks, by_row=layout.name == Plain.name)
+    return write_container(columns, footer)
 
 
 def _layout(container: Container) -> Layout:

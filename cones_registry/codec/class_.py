@@ -1,12 +1,13 @@
 """Layout `class`: rows and columns grouped by density, and every block coded by its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from cones_registry.bitmap import Words
+from cones_registry.bitmap import unpack_positions
 from cones_registry.codec.blocks import Blocks
 from cones_registry.codec.cells import Cell
 from cones_registry.codec.clusters import Clusters, find_clusters
@@ -24,6 +25,7 @@ from cones_registry.codec.kernels import compiled_kernels
 from cones_registry.codec.labels import pack_labels, read_clusters
 from cones_registry.codec.layout import (
     Contents,
+    Indices,
     factor_columns,
     layer_columns,
     make_mask,
@@ -86,11 +88,17 @@ class Class:
         words = packed.view("<u8").astype(np.uint64, copy=False)
         return make_mask(container, contents, words, read_factor_columns(container, contents))
 
-    def decode_layer(self, container: Container, contents: Contents, position: int) -> Words:
-        """Packed bits of one layer, without decoding the others."""
-        packed = np.zeros(contents.table.layers[position].word_count * 8, dtype=np.uint8)
-        _decode_layer(packed, _read_cells(container, contents), contents, position)
-        return packed.view("<u8").astype(np.uint64, copy=False)
+    def decode_indices(
+        self, container: Container, contents: Contents, layers: Sequence[int]
+    ) -> list[Indices]:
+        """Indices of some layers, increasing; blocks are sorted by way of a bitmap."""
+        cells, found = _read_cells(container, contents), []
+        for position in layers:
+            packed = np.zeros(contents.table.layers[position].word_count * 8, dtype=np.uint8)
+            _decode_layer(packed, cells, contents, position)
+            words = packed.view("<u8").astype(np.uint64, copy=False)
+            found.append(unpack_positions(words).astype(np.int32))
+        return found
 
 
 def _encode_layer(mask: ConceptMask, layer: Layer) -> dict[str, bytes]:

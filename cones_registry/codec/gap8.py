@@ -1,5 +1,7 @@
 """Layout `gap8`: one row a layer, one byte a member."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -7,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cones_registry.bitmap import Words
+from cones_registry.bitmap import unpack_positions
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     MAX_SHIFT,
@@ -15,11 +17,13 @@ from cones_registry.codec.gaps import (
     Gaps,
     best_shift,
     best_width,
+    decode_gaps,
     encode_gaps,
     set_gaps,
 )
 from cones_registry.codec.layout import (
     Contents,
+    Indices,
     factor_columns,
     layer_columns,
     make_mask,
@@ -92,11 +96,12 @@ class Gap8:
         words = packed.view("<u8").astype(np.uint64, copy=False)
         return make_mask(container, contents, words, read_factor_columns(container, contents))
 
-    def decode_layer(self, container: Container, contents: Contents, position: int) -> Words:
-        """Packed bits of one layer, without decoding the others."""
-        packed = np.zeros(contents.table.layers[position].word_count * 8, dtype=np.uint8)
-        _Rows(container, contents).decode_into(packed, position)
-        return packed.view("<u8").astype(np.uint64, copy=False)
+    def decode_indices(
+        self, container: Container, contents: Contents, layers: Sequence[int]
+    ) -> list[Indices]:
+        """Indices of some layers, increasing, without a bitmap in between."""
+        rows = _Rows(container, contents)
+        return [rows.indices(position) for position in layers]
 
 
 class _Rows:
@@ -111,18 +116,58 @@ class _Rows:
 
     def decode_into(self, packed: npt.NDArray[np.uint8], position: int) -> None:
         """Set the bits of one layer in `packed`, which starts with it and is zero there."""
+        with self._naming(position) as layer:
+            if self._encodings[position] == _BITMAP:
+                cell = self._bitmap(position)
+                packed[: len(cell)] = cell
+            else:
+                set_gaps(packed, self._coded(position), layer.neuron_count)
+
+    def indices(self, position: int) -> Indices:
+        """Indices of one layer, increasing."""
+        with self._naming(position) as layer:
+            if self._encodings[position] == _BITMAP:
+                packed = np.zeros(layer.word_count * 8, dtype=np.uint8)
+                cell = self._bitmap(position)
+                packed[: len(cell)] = cell
+                return unpack_positions(packed.view("<u8")).astype(np.int32)
+            parts = decode_gaps(self._coded(position), layer.neuron_count)
+            return np.concatenate(
+                [np.empty(0, dtype=np.int32), *(part.astype(np.int32) for part in parts)]
+            )
+
+    @contextmanager
+    def _naming(self, position: int) -> Iterator[Layer]:
+        """The layer; whatever is wrong in it is said with its name."""
         layer = self._contents.table.layers[position]
-        count = int(self._contents.counts[position])
-        encoding, cell = self._encodings[position], self._gaps[position]
-        low = cell[:0] if self._lows is None else self._lows[position]
         try:
-            if encoding == _BITMAP:
-                _copy_bitmap(packed, cell, layer, count)
-                return
-            width, shift = _parse_encoding(encoding)
-            set_gaps(packed, Gaps(cell, low, shift, count, width), layer.neuron_count)
+            yield layer
         except CorruptDataError as error:
             raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
+
+    def _coded(self, position: int) -> Gaps:
+        """The gaps of one layer."""
+        width, shift = _parse_encoding(self._encodings[position])
+        cell, count = self._gaps[position], int(self._contents.counts[position])
+        low = cell[:0] if self._lows is None else self._lows[position]
+        return Gaps(cell, low, shift, count, width)
+
+    def _bitmap(self, position: int) -> npt.NDArray[np.uint8]:
+        """The bitmap of one layer."""
+        cell, layer = self._gaps[position], self._contents.table.layers[position]
+        if len(cell) != _bitmap_bytes(layer):
+            raise CorruptDataError(
+                f"the bitmap takes {len(cell)} bytes; {layer.neuron_count} neurons "
+                f"need {_bitmap_bytes(layer)}"
+            )
+        used = layer.neuron_count % 8
+        if used and int(cell[-1]) >> used:
+            raise CorruptDataError("the bitmap has bits set beyond the last neuron")
+        count = int(self._contents.counts[position])
+        found = int(np.bitwise_count(cell).sum(dtype=np.int64))
+        if found != count:
+            raise CorruptDataError(f"the bitmap holds {found} members; the row says {count}")
+        return cell
 
 
 def _to_encoding(gaps: Gaps) -> str:
@@ -146,20 +191,3 @@ def _all_bitmaps(table: LayerTable) -> int:
 
 def _bitmap_bytes(layer: Layer) -> int:
     return -(-layer.neuron_count // 8)
-
-
-def _copy_bitmap(
-    packed: npt.NDArray[np.uint8], cell: npt.NDArray[np.uint8], layer: Layer, count: int
-) -> None:
-    if len(cell) != _bitmap_bytes(layer):
-        raise CorruptDataError(
-            f"the bitmap takes {len(cell)} bytes; {layer.neuron_count} neurons "
-            f"need {_bitmap_bytes(layer)}"
-        )
-    used = layer.neuron_count % 8
-    if used and int(cell[-1]) >> used:
-        raise CorruptDataError("the bitmap has bits set beyond the last neuron")
-    found = int(np.bitwise_count(cell).sum(dtype=np.int64))
-    if found != count:
-        raise CorruptDataError(f"the bitmap holds {found} members; the row says {count}")
-    packed[: len(cell)] = cell

@@ -1,5 +1,6 @@
 """What every layout can do, and the columns that layouts of one row a layer share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -15,6 +16,8 @@ from cones_registry.codec.planes import decode_factors, encode_factors, plane_na
 from cones_registry.errors import CorruptDataError, UsageError
 from cones_registry.layers import MAX_LAYERS, LayerTable
 from cones_registry.mask import ConceptMask
+
+Indices = npt.NDArray[np.int32]
 
 
 class Layout(Protocol):
@@ -41,8 +44,10 @@ class Layout(Protocol):
         """The whole mask."""
         ...
 
-    def decode_layer(self, container: Container, contents: "Contents", position: int) -> Words:
-        """Packed bits of one layer, without decoding the others."""
+    def decode_indices(
+        self, container: Container, contents: "Contents", layers: Sequence[int]
+    ) -> list[Indices]:
+        """Indices of some layers, increasing, without decoding the others."""
         ...
 
 

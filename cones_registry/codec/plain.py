@@ -1,5 +1,6 @@
 """Layout `plain`: one row a member, for SQL without a decoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -7,10 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cones_registry.bitmap import Words
 from cones_registry.codec.container import Column, Container
 from cones_registry.codec.gaps import set_bits
-from cones_registry.codec.layout import Contents, check_contents, intern_table, make_mask
+from cones_registry.codec.layout import (
+    Contents,
+    Indices,
+    check_contents,
+    intern_table,
+    make_mask,
+)
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
 from cones_registry.layers import MAX_LAYERS
@@ -93,12 +99,14 @@ class Plain:
         graded = np.concatenate(factors) if factors and "factor" in container else None
         return make_mask(container, contents, words, graded)
 
-    def decode_layer(self, container: Container, contents: Contents, position: int) -> Words:
-        """Packed bits of one layer. All rows are read: a plain file has no index of its layers."""
-        packed = np.zeros(contents.table.layers[position].word_count * 8, dtype=np.uint8)
-        for positions, rows, _ in _batches(container, contents):
-            set_bits(packed, positions[rows == position])
-        return packed.view("<u8").astype(np.uint64, copy=False)
+    def decode_indices(
+        self, container: Container, contents: Contents, layers: Sequence[int]
+    ) -> list[Indices]:
+        """Indices of some layers. All rows are read: a plain file has no index of its layers."""
+        parts = [positions.astype(np.int32) for positions, _, _ in _batches(container, contents)]
+        index = np.concatenate([np.empty(0, dtype=np.int32), *parts])
+        each = np.split(index, np.cumsum(contents.counts)[:-1])
+        return [each[position] for position in layers]
 
 
 def _batches(container: Container, contents: Contents) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from cones_registry.codec import (
     LAYOUTS,
     decode,
+    decode_indices,
     decode_layer,
     encode,
     load_file,
@@ -112,11 +113,17 @@ def test_without_a_concept_the_footer_has_none() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_counts_and_single_layers_are_read_alone(layout: str) -> None:
-    mask = random_mask(0.02)
+@pytest.mark.parametrize("density", [0, 0.02, 0.6])
+def test_counts_and_single_layers_are_read_alone(layout: str, density: float) -> None:
+    mask = random_mask(density)
     data = encode(mask, layout=layout)
 
+    everything = decode_indices(data)
+
+    assert all(np.array_equal(everything[name], mask.indices(name)) for name in TABLE.names)
     assert read_counts(data) == {name: mask.count(name) for name in TABLE.names}
+    assert tuple(everything) == TABLE.names
+    assert list(decode_indices(data, ["d", "a"])) == ["d", "a"]
     for name in TABLE.names:
         assert decode_layer(data, name).dtype == np.int32
         assert np.array_equal(decode_layer(data, name), mask.indices(name))
