@@ -20,20 +20,26 @@ Model = TypeVar("Model", bound=Sized)
 
 
 class ModelCache(Generic[Model]):
-    """Least recently used models up to ``limit`` bytes a device (None: no bound).
+    """Least recently used models up to ``limit`` bytes a device.
 
+    limit: None for ``own_limit(device)``, what the device itself allows (None again: no bound).
     A model that falls out is only forgotten here: who still holds it keeps using it, and its memory
     goes with the last of them. The newest model always stays, however large.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        own_limit: Callable[[str], int | None] = lambda device: None,
+    ) -> None:
         self._limit = limit
+        self._own_limit = own_limit
         self._lock = threading.Lock()
         self._models: OrderedDict[Hashable, tuple[str, Future[Model]]] = OrderedDict()
 
     @property
     def limit(self) -> int | None:
-        """Bound in bytes for each device."""
+        """Bound in bytes for each device; None: what each device itself allows."""
         return self._limit
 
     @limit.setter
@@ -88,7 +94,8 @@ class ModelCache(Generic[Model]):
         return len(self._models)
 
     def _shrink(self, device: str) -> None:
-        if self._limit is None:
+        limit = self._own_limit(device) if self._limit is None else self._limit
+        if limit is None:
             return
         held = [
             (key, future.result().byte_count)
@@ -97,7 +104,7 @@ class ModelCache(Generic[Model]):
         ]
         total = sum(size for _, size in held)
         for key, size in held[:-1]:
-            if total <= self._limit:
+            if total <= limit:
                 return
             del self._models[key]
             total -= size

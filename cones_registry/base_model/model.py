@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +34,7 @@ class BaseModel:
     lock: held while the tokenizers run; they keep state and are not safe in threads.
     """
 
-    cache: ClassVar[ModelCache[BaseModel]] = ModelCache()
+    cache: ClassVar[ModelCache[BaseModel]] = ModelCache(own_limit=lambda device: _share_of(device))
 
     def __init__(
         self,
@@ -70,7 +71,8 @@ class BaseModel:
         ``"bfloat16"``, or ``"auto"``: as stored on a GPU, float32 on the CPU.
 
         Cached by folder content, device and dtype: the same arguments give the same object, in
-        every thread, with one load. ``BaseModel.cache.limit`` bounds the cache in bytes a device.
+        every thread, with one load. The models used last stay, up to half of a device's memory or
+        to ``BaseModel.cache.limit`` bytes a device.
         (The fingerprint is no cache key: it covers K and V only, not the autoencoder or the text
         encoder.)
 
@@ -182,6 +184,17 @@ def _device(device: str | torch.device) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch sees no GPU. Use device='cpu'")
     return place
+
+
+def _share_of(device: str) -> int | None:
+    """Bytes that cached models may take on a device: half of its memory; None if it is unknown."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        return int(torch.cuda.get_device_properties(place).total_memory) // 2
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return None
 
 
 def _dtype(dtype: str | torch.dtype, folder: ModelFolder, device: torch.device) -> torch.dtype:

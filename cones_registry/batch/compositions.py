@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from cones_registry.batch.byte_cache import ByteCache
 from cones_registry.batch.plan import Chunk
 from cones_registry.errors import ConesError, CorruptDataError, UsageError
+from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
-from cones_registry.resolver import Composition, resolve
+from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, resolve
 
 DEFAULT_MASK_BYTES = 1 << 30
+_NO_MASK = ConceptMask.empty(LayerTable.from_shapes({"none": (1, 1)}))
 
 
 class MaskSource(Protocol):
@@ -28,15 +31,21 @@ def mask_bytes(mask: ConceptMask) -> int:
     return mask.words.nbytes + (0 if mask.factors is None else mask.factors.nbytes)
 
 
+def composition_bytes(composition: Composition) -> int:
+    """Memory of a composition's masks, whether or not others hold them too."""
+    return sum(mask_bytes(part.mask) for part in composition.parts)
+
+
 class Compositions:
-    """Resolves pinned concepts; masks stay in memory by digest, up to ``limit`` bytes.
+    """Resolves pinned concepts; what it made stays in memory, up to ``limit`` bytes in all.
 
     source: the open registry; None where a run names no concept at all.
     """
 
     def __init__(self, source: MaskSource | None, *, limit: int = DEFAULT_MASK_BYTES) -> None:
         self._source = source
-        self._masks: ByteCache[ConceptMask] = ByteCache(limit, mask_bytes)
+        self._masks: ByteCache[ConceptMask] = ByteCache(limit // 2, mask_bytes)
+        self._resolved: ByteCache[Composition] = ByteCache(limit // 2, composition_bytes)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="cones-prefetch")
 
     def get(self, concepts: tuple[Concept, ...]) -> Composition | None:
@@ -47,18 +56,33 @@ class Compositions:
         """
         if not concepts:
             return None
-        return resolve([(concept, self._mask(concept)) for concept in concepts])
+        key = tuple(sorted((concept.ref, concept.mask_digest) for concept in concepts))
+        return self._resolved.get(
+            key, lambda: resolve([(concept, self._mask(concept)) for concept in concepts])
+        )
+
+    def check(self, concepts: tuple[Concept, ...]) -> None:
+        """Raise what ``get`` would for concepts that do not go together.
+
+        Bases and tokens are in the records, and masks of small densities have a small union: only
+        near the limit of density are masks fetched to find out.
+        """
+        if sum({each.mask_digest: each.density for each in concepts}.values()) <= (
+            DEFAULT_MAX_DENSITY
+        ):
+            if concepts:
+                resolve([(concept, _NO_MASK) for concept in concepts])
+            return
+        self.get(concepts)
 
     def pin(self, ref: str) -> Concept:
         """The record of the version that ``ref`` names now; NotFoundError if there is none."""
         return self._opened(ref).get(ref)
 
     def prefetch(self, chunk: Chunk) -> Future[None]:
-        """Load the masks of ``chunk`` in the background; a failure shows when they are used."""
-        concepts = {
-            concept.ref: concept for picture in chunk.pictures for concept in picture.concepts
-        }
-        return self._ahead.submit(self._load, concepts.values())
+        """Resolve what ``chunk`` needs in the background; a failure shows when it is used."""
+        wanted = dict.fromkeys(picture.concepts for picture in chunk.pictures)
+        return self._ahead.submit(self._load, wanted)
 
     def close(self) -> None:
         """Stop fetching ahead."""
@@ -69,12 +93,10 @@ class Compositions:
             raise UsageError(f"{ref!r} is asked for, but no registry was given")
         return self._source
 
-    def _load(self, concepts: Iterable[Concept]) -> None:
-        for concept in concepts:
-            try:
-                self._mask(concept)
-            except ConesError:
-                return
+    def _load(self, wanted: Iterable[tuple[Concept, ...]]) -> None:
+        for concepts in wanted:
+            with suppress(ConesError):
+                self.get(concepts)
 
     def _mask(self, concept: Concept) -> ConceptMask:
         def pull() -> ConceptMask:

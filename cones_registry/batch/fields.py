@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,7 @@ def parse_lines(
     """
     good: list[Any] = []
     bad: list[BadLine] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in _numbered(text):
         try:
             content = _object(line)
             unknown = sorted(set(content) - set(fields))
@@ -63,13 +61,12 @@ def parse_lines(
 def lines_digest(text: str) -> str:
     """Identity of a file of lines: of what they say, not of their spelling."""
     lines: list[Any] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                content: Any = json.loads(line)
-            except (ValueError, RecursionError):
-                content = line
-            lines.append([number, content])
+    for number, line in _numbered(text):
+        try:
+            content: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            content = line
+        lines.append([number, content])
     return sha256_bytes(json.dumps(lines, sort_keys=True).encode())
 
 
@@ -78,6 +75,15 @@ def need(values: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if name not in values:
             raise UsageError(f'no {name}; expected {{"{name}": …, …}}')
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers. A line ends at a line feed and nowhere else:
+    JSON text may hold U+2028 and the like, at which ``str.splitlines`` would cut it.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -40,19 +41,19 @@ class LocalEngine:
                     work[number + 1].prepare(self._compositions)
                 yield piece.do(self._workers[0])
             return
-        waiting: queue.SimpleQueue[Work[Result]] = queue.SimpleQueue()
-        for piece in work:
-            waiting.put(piece)
+        waiting = deque(work)
         done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
         stop = threading.Event()
 
         def serve(worker: Worker) -> None:
             while not stop.is_set():
                 try:
-                    piece = waiting.get_nowait()
-                except queue.Empty:
+                    piece = waiting.popleft()
+                except IndexError:
                     return
                 try:
+                    for upcoming in list(waiting)[:1]:  # this worker's or another's
+                        upcoming.prepare(self._compositions)
                     done.put((piece.do(worker), None))
                 except BaseException as error:
                     done.put((None, error))

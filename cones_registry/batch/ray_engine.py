@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailabl
 # the object stores, from their providers' own variables; never through the job file.
 PASSED_ON: Final = ("CONES_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "FSSPEC_", "HF_")
 REGISTRY_VARIABLE: Final = "CONES_REGISTRY"
+OPTIONS_VARIABLE: Final = "CONES_STORAGE_OPTIONS"
 MAX_ATTEMPTS: Final = 3
 
 
@@ -32,6 +34,7 @@ class RayEngine:
 
     address: of the cluster; None starts one on this machine; "auto" finds a running one.
     workers: number of actors. cpus, gpus: what each of them takes (fractions are fine).
+    storage_options: what the registry was opened with; the actors open it with the same.
     Work whose actor is lost is done by another one, up to three times in all; lost actors are
     replaced. Raises MissingExtraError without ray.
     """
@@ -43,6 +46,7 @@ class RayEngine:
         workers: int = 1,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         if workers < 1:
             raise UsageError(f"workers={workers}, expected at least 1")
@@ -50,6 +54,7 @@ class RayEngine:
         self._address = address
         self._workers = workers
         self._resources = {"num_cpus": cpus, "num_gpus": gpus}
+        self._storage_options = dict(storage_options or {})
         self._actors: dict[Any, Any] = {}
         self._settings: EngineSettings | None = None
         self._started_ray = False
@@ -117,7 +122,8 @@ class RayEngine:
 
     def _make_actor(self) -> Any:
         remote = self._ray.remote(**self._resources)(_Actor)
-        environment = {"env_vars": passed_on(os.environ, self._settings)}
+        variables = passed_on(os.environ, self._settings, self._storage_options)
+        environment = {"env_vars": variables}
         return remote.options(runtime_env=environment).remote(self._settings)
 
 
@@ -132,8 +138,13 @@ class _Actor:
         from cones_registry.registry import Registry
 
         url = os.environ.get(REGISTRY_VARIABLE)
+        options = json.loads(os.environ.get(OPTIONS_VARIABLE, "{}"))
         # The records are pinned, so nothing that happens to the catalogue meanwhile matters here.
-        registry = Registry.open(url, read_only=True, max_staleness=float("inf")) if url else None
+        registry = (
+            Registry.open(url, read_only=True, max_staleness=float("inf"), **options)
+            if url
+            else None
+        )
         return Compositions(registry, limit=self._settings.mask_bytes)
 
     @cached_property
@@ -151,11 +162,17 @@ class _Actor:
         return piece.do(self._worker)
 
 
-def passed_on(environment: Mapping[str, str], settings: EngineSettings | None) -> dict[str, str]:
+def passed_on(
+    environment: Mapping[str, str],
+    settings: EngineSettings | None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """The environment of an actor: registry and credentials, as this process has them."""
     chosen = {name: value for name, value in environment.items() if name.startswith(PASSED_ON)}
     if settings is not None and settings.registry is not None:
         chosen[REGISTRY_VARIABLE] = settings.registry
+    if storage_options:
+        chosen[OPTIONS_VARIABLE] = json.dumps(dict(storage_options))
     return chosen
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from cones_registry.attention import names_token
 from cones_registry.batch.compositions import Compositions
-from cones_registry.batch.engine import BaseIdentity, Engine, EngineSettings, Task
+from cones_registry.batch.drawing import Drawing
+from cones_registry.batch.engine import BaseIdentity, Engine, EngineSettings
 from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
-from cones_registry.batch.index import KEY as INDEX_KEY
-from cones_registry.batch.index import encode_index
 from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.batch.manifest import KEY as MANIFEST_KEY
 from cones_registry.batch.manifest import RunManifest, decode_manifest, require_same_run
-from cones_registry.batch.plan import Chunk, make_chunks
-from cones_registry.batch.report import BatchReport, Failure, Progress
-from cones_registry.batch.worker import Outcome
-from cones_registry.digest import sha256_bytes
+from cones_registry.batch.plan import make_chunks
+from cones_registry.batch.report import BatchReport, Progress
 from cones_registry.errors import (
     BaseModelMismatchError,
     ConesError,
@@ -34,8 +30,7 @@ from cones_registry.manifest import Concept
 from cones_registry.store import Store, open_store
 
 DEFAULT_BATCH_SIZE = 8
-_PICTURES = "pictures/"
-_REPORT_KEY = "report.json"
+_LOGGER = logging.getLogger(__name__)
 
 
 def run_batch(
@@ -106,16 +101,18 @@ def run_batch(
             )
         if old is None:
             store.put_new(MANIFEST_KEY, manifest.encode())
-        run = _Run(
-            store,
-            make_chunks(good, pins, manifest.batch_size, manifest.defaults),
-            format,
-            on_progress,
-        )
-        run.draw(engine)
+        elif dict(old.versions) != library_versions():
+            _LOGGER.warning(
+                "the run in %s began with %s, now there is %s: pictures drawn from here on may "
+                "differ in their last bits from those a whole run would have made",
+                store.url, dict(old.versions), library_versions(),
+            )  # fmt: skip
+        chunks = make_chunks(good, pins, manifest.batch_size, manifest.defaults)
+        drawing = Drawing(store, chunks, format, on_progress)
+        drawing.draw(engine)
     finally:
         engine.stop()
-    return run.finish(identity.fingerprint, bad, time.monotonic() - started)
+    return drawing.finish(identity.fingerprint, bad, started=started)
 
 
 def _existing(store: Store) -> RunManifest | None:
@@ -152,7 +149,7 @@ def _trouble(
         for ref in refs:
             if ref not in pins:
                 pins[ref] = compositions.pin(ref)
-        compositions.get(tuple(pins[ref] for ref in refs))
+        compositions.check(tuple(pins[ref] for ref in refs))
     except ConesError as error:
         return str(error)
     return None
@@ -173,89 +170,3 @@ def _require_base(pins: Mapping[str, Concept], identity: BaseIdentity, base: str
                 f"{ref!r} was made for base model {concept.base}, {base!r} is "
                 f"{identity.fingerprint}. Give the base model it was made for"
             )
-
-
-@dataclass
-class _Run:
-    """The pictures of one run: which are there, which failed."""
-
-    store: Store
-    chunks: tuple[Chunk, ...]
-    format: str
-    on_progress: Callable[[Progress], None] | None
-    files: dict[str, tuple[str, int]] = field(default_factory=dict)
-    errors: dict[str, Failure] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset()
-
-    def draw(self, engine: Engine) -> None:
-        """Draw what is missing and write each picture as it comes."""
-        suffix = f".{self.format}"
-        there = {
-            entry.key.removeprefix(_PICTURES).removesuffix(suffix)
-            for entry in self.store.list(_PICTURES)
-            if entry.key.endswith(suffix)
-        }
-        names = {picture.name for chunk in self.chunks for picture in chunk.pictures}
-        self.kept = frozenset(there & names)
-        tasks = []
-        for chunk in self.chunks:
-            wanted = frozenset(picture.name for picture in chunk.pictures) - self.kept
-            if wanted:
-                tasks.append(Task(chunk, wanted))
-        began = time.monotonic()
-        self._tell(len(names), began)
-        for outcomes in engine.run(tasks):
-            for outcome in outcomes:
-                self._keep(outcome)
-            self._tell(len(names), began)
-
-    def _keep(self, outcome: Outcome) -> None:
-        picture = outcome.picture
-        if outcome.data is None:
-            reason = outcome.error or "no picture and no reason"
-            self.errors[picture.name] = Failure(picture.line, picture.number, reason)
-            return
-        self.store.put_new(self._key(picture.name), outcome.data)
-        self.files[picture.name] = sha256_bytes(outcome.data), len(outcome.data)
-
-    def _key(self, name: str) -> str:
-        return f"{_PICTURES}{name}.{self.format}"
-
-    def _tell(self, total: int, began: float) -> None:
-        if self.on_progress is None:
-            return
-        made, failed = len(self.files), len(self.errors)
-        done = len(self.kept) + made
-        seconds = time.monotonic() - began
-        rate = (made + failed) / seconds if seconds > 0 else 0.0
-        left = (total - done - failed) / rate if rate > 0 else None
-        self.on_progress(Progress(done, total, failed, rate, left))
-
-    def finish(self, base: str, bad: Sequence[BadLine], seconds: float) -> BatchReport:
-        """Write the index and the report."""
-        made = len(self.files)
-        for name in sorted(self.kept):
-            data = self.store.get(self._key(name))
-            self.files[name] = sha256_bytes(data), len(data)
-        reasons = {name: failure.reason for name, failure in self.errors.items()}
-        index = encode_index(self.chunks, self.files, reasons, base=base, format=self.format)
-        skipped = [Failure(line.line, None, line.reason) for line in bad]
-        failures = sorted(
-            [*skipped, *self.errors.values()], key=lambda each: (each.line, each.number or 0)
-        )
-        report = BatchReport(
-            sum(len(chunk.pictures) for chunk in self.chunks),
-            made,
-            len(self.kept),
-            tuple(failures),
-            seconds,
-        )
-        self._replace(INDEX_KEY, index)
-        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
-        self._replace(_REPORT_KEY, text.encode())
-        return report
-
-    def _replace(self, key: str, data: bytes) -> None:
-        """Both files say what the pictures say already; between the two calls they are missing."""
-        self.store.delete(key)
-        self.store.put_new(key, data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cones_registry.base_model import BaseModel
 from cones_registry.batch.compositions import Compositions
@@ -12,7 +14,11 @@ from cones_registry.batch.plan import Chunk, Picture
 from cones_registry.errors import ConesError
 from cones_registry.generation import Generator, Request, encode_picture, library_versions
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 RECIPE_FORMAT = "cones recipe 1"
+_ENCODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,14 @@ class Worker:
             for picture in pictures:
                 alone.update(self._draw([picture], requests, chunk, errors))
             return alone
-        return {
-            picture.name: encode_picture(
-                image, self._recipe(picture, requests[picture.name], chunk), format=self._format
-            )
-            for picture, image in zip(pictures, images, strict=True)
-        }
+
+        def encoded(picture: Picture, image: Image) -> bytes:
+            recipe = self._recipe(picture, requests[picture.name], chunk)
+            return encode_picture(image, recipe, format=self._format)
+
+        with ThreadPoolExecutor(_ENCODERS) as pool:  # compressing lets other threads run
+            files = pool.map(encoded, pictures, images)
+            return dict(zip((picture.name for picture in pictures), files, strict=True))
 
     def _request(self, picture: Picture) -> Request:
         return Request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,11 @@ def command(
     \b
     {"prompt": "a photo of sks dog", "concepts": ["alice/dog:prod"], "seed": 1, "count": 8}
     """
-    lines = read_lines(jobs)
-    registry = session.open(read_only=True) if session.registry_url else None
+    lines, choice = read_lines(jobs), EngineChoice(**engine)
+    # Refs are resolved once, at the start; nothing that is pushed later matters to this run.
+    registry = (
+        session.open(read_only=True, max_staleness=math.inf) if session.registry_url else None
+    )
     from cones_registry.batch import Compositions, run_batch
 
     compositions = Compositions(registry)
@@ -50,8 +54,10 @@ def command(
         report = run_batch(
             lines,
             out,
-            engine=EngineChoice(**engine).make(compositions),
+            engine=choice.make(compositions, session),
             base=base,
+            device=choice.device,
+            dtype=choice.dtype,
             compositions=compositions,
             registry=registry.url if registry else None,
             batch_size=batch_size,

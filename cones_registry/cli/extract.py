@@ -114,7 +114,8 @@ def command(
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction import Extractor
 
-    base = BaseModel.load(source, device=(engine["devices"] or ("auto",))[0])
+    choice = EngineChoice(**engine)
+    base = BaseModel.load(source, device=choice.device, dtype=choice.dtype)
     extraction = Extractor(base).extract(
         images[0] if len(images) == 1 else images,
         token=token,
@@ -183,8 +184,10 @@ def _run(
             lines,
             out,
             registry,
-            engine=choice.make(Compositions(registry)),
+            engine=choice.make(Compositions(registry), session),
             base=source,
+            device=choice.device,
+            dtype=choice.dtype,
             keep_going=keep_going,
             on_progress=on_progress,
         )

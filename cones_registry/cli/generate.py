@@ -56,6 +56,13 @@ if TYPE_CHECKING:
 @click.option("--size", type=(int, int), default=None, metavar="WIDTH HEIGHT", help="In pixels.")
 @click.option("--scheduler", help="As dpm, ddim, euler; else the base model's own.")
 @click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="auto is as stored on a GPU, float32 on the CPU.",
+)
 def command(
     session: Session,
     prompt: str,
@@ -70,6 +77,7 @@ def command(
     size: tuple[int, int] | None,
     scheduler: str | None,
     device: str,
+    dtype: str,
 ) -> None:
     """Draw PROMPT with the concepts that are named, on their unchanged base model.
 
@@ -91,7 +99,7 @@ def command(
     from cones_registry.batch.worker import RECIPE_FORMAT
     from cones_registry.generation import Generator, Request, encode_picture, library_versions
 
-    base = BaseModel.load(source, device=device)
+    base = BaseModel.load(source, device=device, dtype=dtype)
     requests = [
         Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
         for number in range(count)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cones_registry.errors import NotFoundError
+from cones_registry.errors import NotFoundError, UsageError
 
 from .output import counted
 from .session import Session
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from cones_registry.batch import Progress as RunProgress
 
 _OPTIONS = (
-    click.option("--device", "devices", multiple=True, help="One worker for each; repeatable."),
+    click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        help="cuda:0, cpu …; else what there is. One local worker for each; repeatable.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Of the base model; auto is as stored on a GPU, float32 on the CPU.",
+    ),
     click.option(
         "--engine",
         "engine_name",
@@ -45,7 +57,7 @@ _OPTIONS = (
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --device, --engine and its options, and --keep-going to a verb."""
+    """Add --device, --dtype, --engine and its options, and --keep-going to a verb."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -57,18 +69,38 @@ class EngineChoice:
 
     engine_name: str
     devices: tuple[str, ...]
+    dtype: str
     address: str | None
     workers: int
     cpus: float
     gpus: float
 
-    def make(self, compositions: Compositions) -> Engine:
-        """The engine; MissingExtraError for Ray without ray."""
+    @property
+    def device(self) -> str:
+        """The device of a worker that is not told one of its own."""
+        return self.devices[0] if self.devices else "auto"
+
+    def make(self, compositions: Compositions, session: Session) -> Engine:
+        """The engine. MissingExtraError for Ray without ray, UsageError for options of another."""
         if self.engine_name == "ray":
+            if len(self.devices) > 1:
+                raise UsageError(
+                    "every Ray worker has the same --device: give one, and their number in "
+                    "--workers (with --gpus 1 each gets a GPU of its own)"
+                )
             from cones_registry.batch.ray_engine import RayEngine
 
             return RayEngine(
-                address=self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus
+                address=self.address,
+                workers=self.workers,
+                cpus=self.cpus,
+                gpus=self.gpus,
+                storage_options=session.storage_options,
+            )
+        if self.workers > 1 or self.address is not None:
+            raise UsageError(
+                "--workers and --address are of the Ray engine: add --engine ray. "
+                "The local one has a worker for each --device"
             )
         from cones_registry.batch import LocalEngine
 
@@ -80,9 +112,13 @@ def read_lines(path: Path) -> str:
     if str(path) == "-":
         return sys.stdin.read()
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise NotFoundError(f"no file {path}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 text: {error}. Expected one JSON object a line"
+        ) from error
 
 
 @contextmanager

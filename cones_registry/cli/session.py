@@ -39,12 +39,14 @@ class Session:
             )
         return self.registry_url
 
-    def open(self, *, read_only: bool = False) -> Registry:
+    def open(self, *, read_only: bool = False, max_staleness: float = 0.0) -> Registry:
         """The registry, opened; its errors (not found, store unavailable) go to the user."""
         url = self.url()
         from cones_registry.registry import Registry
 
-        return Registry.open(url, read_only=read_only, **self.storage_options)
+        return Registry.open(
+            url, read_only=read_only, max_staleness=max_staleness, **self.storage_options
+        )
 
     def add_storage_option(self, text: str) -> None:
         """Take `KEY=VALUE`; a VALUE that reads as JSON (true, 3, {"a": 1}) is that, else text."""

@@ -5,10 +5,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cones_registry.base_model import BaseModel
-from cones_registry.batch import Compositions, Engine, LocalEngine, Progress, run_batch
+from cones_registry.batch import (
+    Compositions,
+    Engine,
+    LocalEngine,
+    Progress,
+    run_batch,
+    run_learning,
+)
 from cones_registry.batch.engine import EngineSettings
 from cones_registry.errors import NotFoundError, UsageError
 from cones_registry.mask import ConceptMask
@@ -103,6 +112,42 @@ def test_registry_and_credentials_are_passed_on_and_nothing_else() -> None:
         "AWS_SECRET_ACCESS_KEY": "x",
         "CONES_REGISTRY": "s3://bucket/registry",
     }
+    options = {"endpoint_url": "http://127.0.0.1:9000"}
+    assert passed_on({}, settings, options) == {
+        "CONES_REGISTRY": "s3://bucket/registry",
+        "CONES_STORAGE_OPTIONS": '{"endpoint_url": "http://127.0.0.1:9000"}',
+    }
+
+
+def test_ray_learns_what_the_local_engine_learns(
+    cluster: None, tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
+) -> None:
+    lines = []
+    for seed, name in enumerate(("cat", "bear")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(2):
+            values = np.random.default_rng(9 * seed + number).integers(0, 256, (16, 16, 3))
+            Image.fromarray(values.astype(np.uint8)).save(folder / f"{number}.png")
+        how = {"method": "first-order", "density": 0.05, "steps": 2, "token": "sks"}
+        lines.append(json.dumps({"images": str(folder), "class_noun": name, **how}))
+    masks = {}
+    engines: dict[str, Engine] = {
+        "local": LocalEngine(Compositions(None)),
+        "ray": RayEngine(workers=2, cpus=0.5),
+    }
+    for owner, engine in engines.items():
+        subjects = "\n".join(
+            line.replace("{", f'{{"name": "{owner}/subject{number}", ', 1)
+            for number, line in enumerate(lines)
+        )
+        report = run_learning(
+            subjects, tmp_path / owner, registry, engine=engine,
+            base=str(tiny_pipeline_folder), device="cpu",
+        )  # fmt: skip
+        assert report.succeeded, report.failures
+        masks[owner] = [registry.get(f"{owner}/subject{number}").mask_digest for number in (0, 1)]
+    assert masks["ray"] == masks["local"]
 
 
 def test_no_workers_are_refused() -> None:

@@ -175,6 +175,24 @@ def test_cache_forgets_the_least_recently_used_of_one_device() -> None:
     assert len(cache) == 3
 
 
+def test_cache_is_bounded_by_the_device_unless_told_otherwise() -> None:
+    cache: ModelCache[_Sized] = ModelCache(own_limit={"cpu": 10, "cuda:0": None}.get)
+    for number in range(4):
+        cache.get(("cpu", number), "cpu", lambda: _Sized(4))
+        cache.get(("cuda", number), "cuda:0", lambda: _Sized(4))
+    assert len(cache) == 2 + 4
+    cache.limit = 4
+    assert len(cache) == 1 + 1
+
+
+def test_base_models_take_at_most_half_of_a_device(tiny_pipeline_folder: Path) -> None:
+    from cones_registry.base_model.model import _share_of
+
+    share = _share_of("cpu")
+    assert share is not None
+    assert BaseModel.load(tiny_pipeline_folder, device="cpu").byte_count < share < 2**60
+
+
 def test_failed_load_is_forgotten_and_tried_again() -> None:
     cache: ModelCache[_Sized] = ModelCache()
 

@@ -91,6 +91,12 @@ def test_digest_is_of_what_is_said_and_not_of_its_spelling() -> None:
     assert lines_digest(first) != lines_digest("\n" + first), "line numbers name the pictures"
 
 
+def test_a_line_ends_at_a_line_feed_and_nowhere_else() -> None:
+    jobs, bad = parse_jobs('{"prompt": "a\u2028b"}\r\n{"prompt": "c\x85d"}\r\n')
+    assert bad == []
+    assert [(job.line, job.prompt) for job in jobs] == [(1, "a\u2028b"), (2, "c\x85d")]
+
+
 def test_schema_and_parser_agree() -> None:
     schema = json.loads((SCHEMA / "batch-job.schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)

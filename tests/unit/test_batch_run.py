@@ -24,6 +24,7 @@ from cones_registry.errors import (
     BaseModelMismatchError,
     ConflictError,
     CorruptDataError,
+    LimitExceededError,
     UsageError,
 )
 from cones_registry.generation import Generator, Request, read_recipe
@@ -315,6 +316,86 @@ def test_two_workers_draw_what_one_draws(
     two = LocalEngine(Compositions(registry), devices=["cpu", "cpu"])
     run(tiny_pipeline_folder, registry, tmp_path / "two", engine=two)
     assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_of_two_processes_on_one_output_each_accepts_the_pictures_of_the_other(
+    tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
+) -> None:
+    run(tiny_pipeline_folder, registry, tmp_path / "first")
+    drawn = files(tmp_path / "first")
+
+    class Beside(LocalEngine):
+        """Another process writes each picture while this one draws it."""
+
+        out: Store
+        change = b""
+
+        def run(self, work: Any) -> Iterator[Any]:
+            for outcomes in super().run(work):
+                for outcome in outcomes:
+                    name = f"{outcome.picture.name}.png"
+                    self.out.put_new(f"pictures/{name}", drawn[name] + self.change)
+                yield outcomes
+
+    for change in (b"", b"other"):
+        engine = Beside(Compositions(registry))
+        engine.out, engine.change = open_store(tmp_path / f"out{len(change)}"), change
+        if not change:
+            run(tiny_pipeline_folder, registry, engine.out, engine=engine)
+            assert files(tmp_path / "out0") == drawn
+        else:
+            with pytest.raises(ConflictError, match="one process at a time"):
+                run(tiny_pipeline_folder, registry, engine.out, engine=engine)
+
+
+def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
+    tiny_base: BaseModel, registry: Registry, random_mask: MakeMask
+) -> None:
+    fetched: list[str] = []
+
+    class Source:
+        def get(self, ref: str) -> Any:
+            return registry.get(ref)
+
+        def pull(self, ref: str) -> ConceptMask:
+            fetched.append(ref)
+            return registry.pull(ref)
+
+    for seed in (1, 2):
+        registry.push(
+            f"alice/dense{seed}",
+            random_mask(tiny_base.layer_table, seed=seed, density=0.4),
+            base=tiny_base,
+        )
+    registry.push(
+        "alice/foreign", ConceptMask.empty(tiny_base.layer_table), base="sha256:" + "0" * 64
+    )
+    compositions = Compositions(Source())
+
+    def check(*refs: str) -> None:
+        compositions.check(tuple(compositions.pin(ref) for ref in refs))
+
+    check("alice/dog", "alice/star", "alice/style")
+    with pytest.raises(BaseModelMismatchError):
+        check("alice/dog", "alice/foreign")
+    assert fetched == []
+    with pytest.raises(LimitExceededError):
+        check("alice/dense1", "alice/dense2")
+    assert sorted(fetched) == ["alice/dense1:1", "alice/dense2:1"]
+
+
+def test_continuing_with_other_libraries_is_said(
+    tiny_pipeline_folder: Path,
+    registry: Registry,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(tiny_pipeline_folder, registry, tmp_path / "out", JOBS[1:2])
+    assert caplog.text == ""
+    manifest = tmp_path / "out" / "run.json"
+    manifest.write_text(manifest.read_text().replace('"torch": "', '"torch": "0.'))
+    run(tiny_pipeline_folder, registry, tmp_path / "out", JOBS[1:2])
+    assert "may differ in their last bits" in caplog.text
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"format": "gif"}])

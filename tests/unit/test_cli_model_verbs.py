@@ -56,6 +56,11 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
 
     # A picture says how it was made, to whoever has only the picture.
     assert cli.run(["show", second]) == 0
+    said = capsys.readouterr().out
+    assert "alice/dog:1 at 'sks dog'" in said
+    again = "cones generate 'a photo of sks dog' -c alice/dog:1 --seed 5 --steps 2 --guidance 7.5"
+    assert said.rstrip().endswith(again)
+    assert cli.run(["show", f"file://{second}", "--json"]) == 0
     recipe = json.loads(capsys.readouterr().out)
     assert (recipe["prompt"], recipe["seed"], recipe["steps"]) == ("a photo of sks dog", 5, 2)
     assert recipe["concepts"][0]["ref"] == "alice/dog:1"
@@ -67,7 +72,7 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     jobs.write_text(json.dumps(job))
     assert cli.run(["batch", str(jobs), "--out", str(run), *base]) == 0
     capsys.readouterr()
-    assert cli.run(["show", str(run / "pictures" / "000001-001.png")]) == 0
+    assert cli.run(["show", str(run / "pictures" / "000001-001.png"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == recipe
 
     # The file alone, pushed by hand, is the same concept.
@@ -115,6 +120,26 @@ def test_generate_says_which_base_model_it_needs_when_it_cannot_know(
 ) -> None:
     assert cli.run(["generate", "a photo of a dog"]) == 2
     assert "--base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--workers", "2"], "--engine ray"),
+        (["--engine", "ray", "--device", "cpu", "--device", "cuda:0"], "--workers"),
+    ],
+)
+def test_options_of_another_engine_are_refused(
+    options: list[str], fact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text('{"prompt": "a dog"}')
+    out = ["--out", str(tmp_path / "run"), "--base", "demo"]
+    assert cli.run(["batch", str(jobs), *out, *options]) == 2
+    assert fact in capsys.readouterr().err
+    jobs.write_bytes(b'{"prompt": "\xff"}')
+    assert cli.run(["batch", str(jobs), *out]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
 
 
 def test_a_batch_draws_what_is_missing_and_its_exit_code_says_whether_all_is_there(
