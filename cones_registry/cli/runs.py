@@ -80,8 +80,11 @@ class EngineChoice:
         """The device of a worker that is not told one of its own."""
         return self.devices[0] if self.devices else "auto"
 
-    def make(self, compositions: Compositions, session: Session) -> Engine:
-        """The engine. MissingExtraError for Ray without ray, UsageError for options of another."""
+    def make(self, compositions: Compositions, session: Session | None = None) -> Engine:
+        """The engine; Ray's workers open the registry as ``session`` does.
+
+        Raises MissingExtraError for Ray without ray, UsageError for options of the other engine.
+        """
         if self.engine_name == "ray":
             if len(self.devices) > 1:
                 raise UsageError(
@@ -95,7 +98,7 @@ class EngineChoice:
                 workers=self.workers,
                 cpus=self.cpus,
                 gpus=self.gpus,
-                storage_options=session.storage_options,
+                storage_options=session.storage_options if session is not None else None,
             )
         if self.workers > 1 or self.address is not None:
             raise UsageError(
