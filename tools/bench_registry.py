@@ -251,7 +251,7 @@ def many(bench: Bench, folder: Path) -> None:
         files = {entry.key: store.get(entry.key) for entry in store.list("")}
         copy = open_store(folder / f"{name}-copy")
         start = time.perf_counter()
-        list(copy.each(lambda key: copy.put_new(key, files[key]), files))
+        copy.put_many(files.items())
         return ours, time.perf_counter() - start, sum(map(len, files.values()))
 
     runs = [in_children([lambda n=n: run(f"many{n}")])[0] for n in range(1)]  # type: ignore[misc]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
+import numpy.typing as npt
+
 from cones_registry.catalog.documents import canonical
 from cones_registry.catalog.events import Event, check_words
 from cones_registry.catalog.fold import Version
@@ -18,6 +20,7 @@ from cones_registry.digest import Digest, quote
 from cones_registry.errors import CorruptDataError, UsageError
 from cones_registry.manifest import Concept, Provenance, Ref, Scope, parse_ref
 from cones_registry.mask import ConceptMask
+from cones_registry.ranking import Ranks, ranks_of
 from cones_registry.registry.bases import Base, base_for
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.quotas import Added
@@ -37,6 +40,8 @@ class Push:
         scope: where it acts, "prompt" or "subject".
         tags, note, token, class_noun, provenance: as in `Concept`.
         key: idempotency key: a second push with it to the same concept returns the first's version.
+        scores: what the members compare by, layer name -> float [out, in], or their `Ranks`; None:
+            not kept, so the mask cannot be cut later.
     """
 
     ref: str
@@ -49,13 +54,14 @@ class Push:
     class_noun: str | None = None
     provenance: Provenance | None = None
     key: str | None = None
+    scores: Mapping[str, npt.NDArray[Any]] | Ranks | None = None
 
 
 @dataclass
 class Draft:
     """A push on its way to a version: `record` lacks version and blob until they are known.
 
-    `sketch` is base64, as the log has it.
+    `sketch` is base64, as the log has it. `content` is the same for two pushes of the same.
     """
 
     push: Push
@@ -65,6 +71,8 @@ class Draft:
     record: dict[str, Any]
     history: tuple[Mapping[str, Any], ...]
     sketch: str
+    content: bytes
+    ranks: Ranks | None = None
     data: bytes | None = None
     event: Event | None = None
 
@@ -130,18 +138,24 @@ def make_draft(push: Push, default_owner: str) -> Draft:
         "note": push.note,
         "created": _now(),
         "provenance": provenance,
+        "ranked": push.scores is not None,
     }
+    same = {"created": "", "key": push.key or "", "provenance": _provenance_json(push.provenance)}
     try:
-        canonical(record)
+        content = canonical(record | same)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the provenance must hold only JSON values: {error}") from error
     sketch = base64.b64encode(FORMAT.sketch(mask)).decode("ascii")
-    return Draft(push, owner, ref.name, base, record, tuple(history), sketch)
+    ranks = push.scores
+    if isinstance(ranks, Mapping):
+        ranks = ranks_of(mask, ranks)
+    return Draft(push, owner, ref.name, base, record, tuple(history), sketch, content, ranks)
 
 
-def content_of(draft: Draft) -> tuple[Digest, bytes]:
+def content_of(draft: Draft) -> tuple[Digest, bytes, bytes]:
     """What two drafts must have in common to share a blob."""
-    return draft.record["mask_digest"], canonical([dict(each) for each in draft.history])
+    ranks = b"" if draft.ranks is None else draft.ranks.tobytes()
+    return draft.record["mask_digest"], canonical([dict(each) for each in draft.history]), ranks
 
 
 def added_by(drafts: Sequence[Draft]) -> dict[str, Added]:
@@ -175,7 +189,7 @@ def pushed_concept(draft: Draft) -> Concept:
     return dataclasses.replace(concept, provenance=draft.push.provenance)
 
 
-def provenance_json(provenance: Provenance | None) -> dict[str, Any] | None:
+def _provenance_json(provenance: Provenance | None) -> dict[str, Any] | None:
     return provenance.to_json() if provenance else None
 
 

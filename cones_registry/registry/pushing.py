@@ -1,4 +1,4 @@
-"""Push: blobs first, then version numbers, then one segment that makes them true.
+"""Push: blobs and version numbers side by side, then one segment that makes them true.
 
 A crash after a blob leaves a blob nobody refers to, a crash after a reservation leaves a number
 nobody uses; both are harmless. With the segment, everything is there at once.
@@ -6,16 +6,18 @@ nobody uses; both are harmless. With the segment, everything is there at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from cones_registry.catalog.copy import State
-from cones_registry.catalog.documents import canonical
 from cones_registry.catalog.events import Event
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import concept_of, highest_versions, versions_where
 from cones_registry.catalog.segments import MAX_EVENTS, Segment, encode_segment
-from cones_registry.codec import encode, read_footer
+from cones_registry.codec import encode, read_footer, read_ranks
 from cones_registry.digest import Digest, quote, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
@@ -34,7 +36,6 @@ from cones_registry.registry.drafts import (
     content_of,
     make_draft,
     parse_push,
-    provenance_json,
     pushed_concept,
     read_history,
 )
@@ -68,19 +69,7 @@ class Pusher:
                 f"{len(pushes)} masks in one commit; at most {MAX_EVENTS} fit. Use several commits"
             )
         drafts = [make_draft(push, self._default_owner) for push in pushes]
-        content = sha256_bytes(
-            canonical(
-                [
-                    {
-                        **draft.record,
-                        "created": "",
-                        "key": draft.push.key or "",
-                        "provenance": provenance_json(draft.push.provenance),
-                    }
-                    for draft in drafts
-                ]
-            )
-        )
+        content = sha256_bytes(b"".join(draft.content for draft in drafts))
         unclear = self._unclear.pop(content, None)
         if unclear is not None:
             return self._commit(content, *unclear)
@@ -101,12 +90,7 @@ class Pusher:
         for draft in drafts:
             draft.record["version"] = numbers[draft.owner, draft.name]
             numbers[draft.owner, draft.name] += 1
-        self._write_blobs(drafts)
-        by_number = {
-            reservations.version_key(draft.owner, draft.name, draft.record["version"]): draft
-            for draft in drafts
-        }
-        list(self._ledger.store.each(lambda key: self._reserve(by_number[key]), by_number))
+        self._write(drafts)
         self._require_blobs(drafts)
         events = [draft.event for draft in drafts if draft.event is not None]
         segment = Segment(self._ledger.clock.next(), tuple(events))
@@ -157,12 +141,23 @@ class Pusher:
         found = _with_masks(self._ledger.fresh_now(), wanted)
         for draft in drafts:
             for version in found.get(draft.record["mask_digest"], ()):
-                if self._history_of(version) == draft.history and self._ledger.store.head(
+                if self._is_like(version, draft) and self._ledger.store.head(
                     blob_key(version.record["blob_digest"])
                 ):
-                    for name in ("blob_digest", "blob_bytes", "layout", "precision"):
-                        draft.record[name] = version.record[name]
+                    _share_blob(draft, version.record)
                     break
+
+    def _is_like(self, version: Version, draft: Draft) -> bool:
+        """Whether the blob of a version with the same mask says all that a draft has to say."""
+        if self._history_of(version) != draft.history:
+            return False
+        if draft.ranks is None:
+            return True
+        try:
+            ranks = read_ranks(self._ledger.blobs.get(version.record["blob_digest"]))
+        except (NotFoundError, CorruptDataError):
+            return False
+        return ranks is not None and np.array_equal(ranks, draft.ranks)
 
     def _history_of(self, version: Version) -> tuple[Mapping[str, Any], ...]:
         if not version.history:
@@ -172,7 +167,7 @@ class Pusher:
         except (NotFoundError, CorruptDataError):
             return ({"unreadable": True},)
 
-    def _encode(self, draft: Draft) -> None:
+    def _encode(self, draft: Draft) -> bytes:
         """Encode the mask with the record in its footer."""
         concept = {
             name: value
@@ -184,40 +179,54 @@ class Pusher:
             concept["provenance"] = {**provenance, "history": [dict(h) for h in draft.history]}
         if draft.push.key:
             concept["push"] = draft.push.key
-        data = encode(draft.push.mask, footer=concept)
+        data = encode(draft.push.mask, footer=concept, ranks=draft.ranks)
         draft.data = data
         draft.record.update(
             blob_digest=sha256_bytes(data),
             blob_bytes=len(data),
             layout=read_footer(data)["layout"],
         )
+        return data
 
-    def _write_blobs(self, drafts: list[Draft]) -> None:
-        """Write new blobs; of equal masks within one commit only the first."""
-        first: dict[tuple[Digest, bytes], Draft] = {}
+    def _write(self, drafts: list[Draft]) -> None:
+        """Write the blobs that are new and reserve the version numbers."""
+        # Of equal masks within one commit only the first is written.
+        first: dict[tuple[Digest, bytes, bytes], Draft] = {}
         for draft in drafts:
             if "blob_digest" not in draft.record:
                 first.setdefault(content_of(draft), draft)
-        by_key = {str(number): draft for number, draft in enumerate(first.values())}
-        store = self._ledger.store
         if self._quotas.limits({draft.owner for draft in drafts}):
             for draft in first.values():
                 self._encode(draft)
             self._quotas.require_room(added_by(drafts))
+        by_key: dict[str, Draft] = {}
 
-        def write(number: str) -> None:
-            draft = by_key[number]
-            if draft.data is None:
-                self._encode(draft)
-            store.put_new(blob_key(draft.record["blob_digest"]), draft.data or b"")
+        def blobs() -> Iterator[tuple[str, bytes]]:
+            for draft in first.values():
+                data = draft.data or self._encode(draft)
+                yield blob_key(draft.record["blob_digest"]), data
 
-        # Encoding one mask while others wait for the store.
-        list(store.each(write, by_key))
-        for draft in drafts:
-            if "blob_digest" not in draft.record:
-                original = first[content_of(draft)]
-                for name in ("blob_digest", "blob_bytes", "layout", "precision"):
-                    draft.record[name] = original.record[name]
+        def numbers() -> Iterator[tuple[str, bytes]]:
+            for draft in drafts:
+                if "blob_digest" not in draft.record:
+                    _share_blob(draft, first[content_of(draft)].record)
+                key, data = _reservation(draft)
+                by_key[key] = draft
+                yield key, data
+
+        store = self._ledger.store
+        if any(draft.push.key for draft in drafts):
+            # Whoever finds a number reserved under a key may count on the blob.
+            taken = [*store.put_many(blobs()), *store.put_many(numbers())]
+        else:
+            taken = store.put_many(itertools.chain(blobs(), numbers()))
+        for key in taken:
+            if key not in by_key:
+                raise CorruptDataError(
+                    f"{key} in {store.url} is damaged: it holds other bytes than its name says. "
+                    "See: cones check --read-data"
+                )
+            self._reserve_another(by_key[key])
 
     def _require_blobs(self, drafts: list[Draft]) -> None:
         """Just before the commit: a blob that was found, not written, must still be there."""
@@ -229,29 +238,21 @@ class Pusher:
                     f"blob {digest} was pruned while an equal mask was pushed. Push again"
                 )
 
-    def _reserve(self, draft: Draft) -> None:
-        """Claim the version number; when it is taken, the next free one."""
+    def _reserve_another(self, draft: Draft) -> None:
+        """Claim the next free version number, since the one hoped for is taken."""
         store = self._ledger.store
         while True:
-            event: Event = {
-                "type": "push",
-                "concept": draft.record,
-                "push": draft.push.key or "",
-                "history": bool(draft.history),
-                "sketch": draft.sketch,
-            }
-            key = reservations.version_key(draft.owner, draft.name, draft.record["version"])
+            numbers = reservations.reserved_versions(store, draft.owner, draft.name)
+            draft.record["version"] = max([draft.record["version"], *numbers]) + 1
+            if draft.data is not None:
+                # The footer holds the number too.
+                data = self._encode(draft)
+                store.put_new(blob_key(draft.record["blob_digest"]), data)
             try:
-                store.put_new(key, reservations.encode_reservation(event))
-                draft.event = event
+                store.put_new(*_reservation(draft))
                 return
             except KeyExistsError:
-                numbers = reservations.reserved_versions(store, draft.owner, draft.name)
-                draft.record["version"] = max([draft.record["version"], *numbers]) + 1
-                if draft.data is not None:
-                    # The footer holds the number too.
-                    self._encode(draft)
-                    store.put_new(blob_key(draft.record["blob_digest"]), draft.data)
+                continue
 
     def _by_key(self, draft: Draft) -> Concept | None:
         """The version an earlier push with this key made, None if there is none."""
@@ -284,6 +285,26 @@ class Pusher:
                 f"key {quote(draft.push.key)} was used to push {record['owner']}/{record['name']}:"
                 f"{record['version']} with another mask. Use a new key for a new mask"
             )
+
+
+def _reservation(draft: Draft) -> tuple[str, bytes]:
+    """(key, bytes) of the reservation of a draft's number; its event is the one to commit."""
+    event: Event = {
+        "type": "push",
+        "concept": draft.record,
+        "push": draft.push.key or "",
+        "history": bool(draft.history),
+        "sketch": draft.sketch,
+    }
+    draft.event = event
+    key = reservations.version_key(draft.owner, draft.name, draft.record["version"])
+    return key, reservations.encode_reservation(event)
+
+
+def _share_blob(draft: Draft, record: Mapping[str, Any]) -> None:
+    """Let a draft refer to the blob of an equal mask."""
+    for name in ("blob_digest", "blob_bytes", "layout", "precision", "ranked"):
+        draft.record[name] = record[name]
 
 
 def _with_masks(state: State, digests: set[Digest]) -> dict[Digest, list[Version]]:

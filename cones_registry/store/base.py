@@ -8,11 +8,14 @@ content.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import os
 import random
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -74,6 +77,8 @@ class Store(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
         self.fault: Fault = no_fault
+        self._pool = ThreadPoolExecutor(PARALLEL)
+        self._pool_of = os.getpid()
 
     # -- what a backend does; may raise anything, `classify` says what it means ------------------
 
@@ -92,6 +97,9 @@ class Store(ABC):
     @abstractmethod
     def _head(self, key: str) -> Entry: ...
 
+    def _settle(self, keys: Iterable[str]) -> None:  # noqa: B027  (most stores need do nothing)
+        """Make the names of created objects as durable as their bytes are already."""
+
     # -- what everyone uses -----------------------------------------------------------------------
 
     def get(self, key: str) -> bytes:
@@ -105,6 +113,55 @@ class Store(ABC):
         Raises:
             KeyExistsError: another object is there. (The very same bytes: not an error.)
         """
+        self._put(key, data)
+        self._settle((key,))
+        self.fault("put-done", key)
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> builtins.list[str]:
+        """Create several objects side by side. Those that were put are durable when this returns.
+
+        Args:
+            objects: (key, bytes) of each; taken one by one, so making one overlaps with writing
+                those before it.
+
+        Returns:
+            the keys under which another object is; it stays.
+        """
+        put: builtins.list[str] = []
+        taken: builtins.list[str] = []
+        waiting: deque[tuple[str, Future[None]]] = deque()
+
+        def await_one() -> None:
+            key, write = waiting.popleft()
+            try:
+                write.result()
+                put.append(key)
+            except KeyExistsError:
+                taken.append(key)
+
+        pool = self._workers()
+        try:
+            for key, data in objects:
+                waiting.append((key, pool.submit(self._put, key, data)))
+                if len(waiting) == 4 * PARALLEL:
+                    await_one()
+            while waiting:
+                await_one()
+        finally:
+            wait(write for _, write in waiting)
+        self._settle(put)
+        for key in put:
+            self.fault("put-done", key)
+        return taken
+
+    def _workers(self) -> ThreadPoolExecutor:
+        """Threads for puts: kept, since one push would take longer to start its own than to use
+        them."""
+        if self._pool_of != os.getpid():  # threads do not survive a fork
+            self._pool, self._pool_of = ThreadPoolExecutor(PARALLEL), os.getpid()
+        return self._pool
+
+    def _put(self, key: str, data: bytes) -> None:
         check_key(key)
         if len(data) > MAX_OBJECT_BYTES:
             raise UsageError(f"{key} would have {len(data)} bytes; at most {MAX_OBJECT_BYTES} fit")
@@ -116,7 +173,6 @@ class Store(ABC):
             # unacknowledged. Read again before saying no: a bit may flip on the way.
             if all(self.get(key) != data for _ in range(4)):
                 raise
-        self.fault("put-done", key)
 
     def delete(self, key: str) -> None:
         """Remove `key`; none there is fine."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final
 
 from ulid import ULID
 
+from cones_registry.errors import StoreUnavailableError
 from cones_registry.store.base import MAX_OBJECT_BYTES, Entry, Store
 from cones_registry.store.trouble import ObjectTooLargeError
 
@@ -31,6 +32,8 @@ class LocalStore(Store):
     def __init__(self, root: Path) -> None:
         super().__init__(root.as_uri())
         self.root = root
+        self._unfinished = root / UNFINISHED
+        self._settled: set[PurePosixPath] = set()
 
     def _get(self, key: str) -> bytes:
         with (self.root / key).open("rb") as file:
@@ -39,41 +42,60 @@ class LocalStore(Store):
             return file.read()
 
     def _create(self, key: str, data: bytes) -> None:
-        path = self.root / key
-        temporary = self.root / UNFINISHED / str(ULID())
-        self._make_folder(temporary.parent)
+        temporary = self._unfinished / str(ULID())
         try:
-            with temporary.open("xb") as file:
+            with self._open_new(temporary) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             self.fault("written", key)
-            self._link(temporary, path)
+            self._link(temporary, self.root / key)
             self.fault("linked", key)
-            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _open_new(self, path: Path) -> BinaryIO:
+        try:
+            return path.open("xb")
+        except FileNotFoundError:
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True, exist_ok=True)
+                _sync_folder(self.root.parent)
+            self._unfinished.mkdir(exist_ok=True)
+            return path.open("xb")
+
     def _link(self, temporary: Path, path: Path) -> None:
-        for _ in range(_LINK_ATTEMPTS - 1):
+        for attempt in range(_LINK_ATTEMPTS):
             try:
-                self._make_folder(path.parent)
                 os.link(temporary, path)
                 return
             except FileNotFoundError:
-                continue  # a delete took the folder, which was empty
-        self._make_folder(path.parent)
-        os.link(temporary, path)
+                # No folder yet, or a delete took it away, since it was empty.
+                if attempt == _LINK_ATTEMPTS - 1:
+                    raise
+                path.parent.mkdir(parents=True, exist_ok=True)
 
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        if folder != self.root:
-            self._make_folder(folder.parent)
-        folder.mkdir(parents=folder == self.root, exist_ok=True)
-        # The new name is an entry of its parent, which must be on disk before anything in it
-        # counts.
-        _sync_folder(folder.parent)
+    def _settle(self, keys: Iterable[str]) -> None:
+        # A name is an entry of its folder, and that folder of the one above: each must be on disk,
+        # whoever made it. Only topmost folders never go, so the root is done once for each.
+        folders: set[PurePosixPath] = set()
+        topmost: set[PurePosixPath] = set()
+        for key in keys:
+            *above, root = PurePosixPath(key).parents
+            folders.update(above)
+            topmost.update(above[-1:])
+            if not above or above[-1] not in self._settled:
+                folders.add(root)
+        try:
+            # Side by side: the disk flushes once for all that wait.
+            each = self._workers().map if len(folders) > 1 else map
+            list(each(_sync_folder, [self.root / folder for folder in folders]))
+        except OSError as error:
+            # Not again: a second fsync succeeds even where the first has lost something.
+            raise StoreUnavailableError(
+                f"cannot write the folders of {self.url} to disk: {error}. Try again"
+            ) from error
+        self._settled |= topmost
 
     def _delete(self, key: str) -> None:
         path = self.root / key
@@ -81,7 +103,7 @@ class LocalStore(Store):
         # A name must not live on as that of an empty folder.
         with contextlib.suppress(OSError):
             for folder in path.parents:
-                if folder == self.root:
+                if self.root in (folder, folder.parent):
                     break
                 folder.rmdir()
 

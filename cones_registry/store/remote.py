@@ -75,12 +75,13 @@ class RemoteStore(Store):
         return Entry(key, int(info["size"]), _modified(info))
 
     def _list(self, prefix: str) -> list[Entry]:
-        found = self.filesystem.find(self._path(prefix).rstrip("/"), detail=True)
+        # With `prefix` an empty folder is one request: without it, clients look for a file too.
+        found = self.filesystem.find(self.root, prefix=prefix, detail=True)
         start = len(self.root) + 1
         return [
             Entry(name[start:], int(info["size"]), _modified(info))
             for name, info in found.items()
-            if info["type"] == "file"
+            if info["type"] == "file" and name.startswith(self._path(prefix))
         ]
 
 

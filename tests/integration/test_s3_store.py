@@ -65,6 +65,16 @@ def test_the_same_bytes_again_are_one_put(place: Place) -> None:
     assert store.get("a") == b"same"
 
 
+def test_of_several_objects_put_at_once_those_taken_stay_and_are_told(place: Place) -> None:
+    store = store_at(place)
+    store.put_new("names/b", b"first")
+    objects = {"names/a": b"a", "names/b": b"second", "log/c": b"c"}
+    assert store.put_many(objects.items()) == ["names/b"]
+    found = {key: data for key, data in store.get_many([*objects, "names/d"])}
+    assert found == {"names/a": b"a", "names/b": b"first", "log/c": b"c", "names/d": None}
+    assert store.put_many(objects.items()) == ["names/b"]
+
+
 def test_of_many_racers_one_wins(place: Place) -> None:
     store = store_at(place)
     barrier = threading.Barrier(16)
