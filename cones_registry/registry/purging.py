@@ -19,7 +19,7 @@ from cones_registry.catalog.documents import seal
 from cones_registry.catalog.events import Event
 from cones_registry.catalog.fold import Version, name_digest
 from cones_registry.catalog.reader import versions_where
-from cones_registry.codec import decode, encode, read_footer
+from cones_registry.codec import decode, encode, read_footer, read_ranks
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
@@ -94,6 +94,9 @@ class PurgePlan:
         committed = ledger.commit([*events, {"type": "purge", "names": names, "blobs": removed}])
         list(store.each(lambda digest: store.delete(blob_key(digest)), removed))
         list(store.each(store.delete, self.reserved))
+        store.tidy(f"{reservations.PREFIX}{self.owner}/" + (f"{self.name}/" if self.name else ""))
+        if self.name is None:
+            store.tidy(f"quotas/{self.owner}/")
         before = count_log(ledger)
         self._fold_away(committed.stamp)
         ledger.sync()
@@ -116,7 +119,12 @@ class PurgePlan:
                 continue
             data = ledger.blobs.get(digest)
             old = read_footer(data)
-            new = encode(decode(data), layout=old["layout"], footer=footer_of(stays[0], old))
+            new = encode(
+                decode(data),
+                layout=old["layout"],
+                footer=footer_of(stays[0], old),
+                ranks=read_ranks(data),
+            )
             store_digest = sha256_bytes(new)
             ledger.store.put_new(blob_key(store_digest), new)
             events.append(

@@ -182,6 +182,9 @@ class Store(ABC):
             self._attempt(lambda: self._delete(key), "delete", key)
         self.fault("delete-done", key)
 
+    def tidy(self, prefix: str) -> None:  # noqa: B027  (object stores have no folders)
+        """Remove what is left of empty folders below `prefix`: a purged name may not live on."""
+
     def list(self, prefix: str) -> list[Entry]:
         """All objects whose key starts with the folder `prefix` (ends in `/`, or empty), by key."""
         if prefix:

@@ -24,6 +24,7 @@ UNFINISHED: Final = ".unfinished"
 """Folder of temporary files below the root; never listed."""
 
 _LINK_ATTEMPTS: Final = 10
+_MOST_SETTLED: Final = 100_000
 
 
 class LocalStore(Store):
@@ -33,6 +34,8 @@ class LocalStore(Store):
         super().__init__(root.as_uri())
         self.root = root
         self._unfinished = root / UNFINISHED
+        # Folders that are on disk under their names, as far as this process has seen to it. Only
+        # `tidy` removes a folder.
         self._settled: set[PurePosixPath] = set()
 
     def _get(self, key: str) -> bytes:
@@ -77,15 +80,15 @@ class LocalStore(Store):
 
     def _settle(self, keys: Iterable[str]) -> None:
         # A name is an entry of its folder, and that folder of the one above: each must be on disk,
-        # whoever made it. Only topmost folders never go, so the root is done once for each.
+        # whoever made it.
         folders: set[PurePosixPath] = set()
-        topmost: set[PurePosixPath] = set()
+        named: set[PurePosixPath] = set()
         for key in keys:
-            *above, root = PurePosixPath(key).parents
-            folders.update(above)
-            topmost.update(above[-1:])
-            if not above or above[-1] not in self._settled:
-                folders.add(root)
+            for folder in PurePosixPath(key).parents:
+                folders.add(folder)
+                if folder in self._settled:
+                    break
+                named.add(folder)
         try:
             # Side by side: the disk flushes once for all that wait.
             each = self._workers().map if len(folders) > 1 else map
@@ -95,17 +98,20 @@ class LocalStore(Store):
             raise StoreUnavailableError(
                 f"cannot write the folders of {self.url} to disk: {error}. Try again"
             ) from error
-        self._settled |= topmost
+        if len(self._settled) > _MOST_SETTLED:
+            self._settled.clear()
+        self._settled |= named
 
     def _delete(self, key: str) -> None:
-        path = self.root / key
-        path.unlink()
-        # A name must not live on as that of an empty folder.
-        with contextlib.suppress(OSError):
-            for folder in path.parents:
-                if self.root in (folder, folder.parent):
-                    break
-                folder.rmdir()
+        (self.root / key).unlink()
+
+    def tidy(self, prefix: str) -> None:
+        """Remove the empty folders below `prefix`, itself included."""
+        top = self.root / prefix
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                Path(folder).rmdir()
+        self._settled.clear()
 
     def _head(self, key: str) -> Entry:
         path = self.root / key
