@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,7 +39,7 @@ def command(
     plot: Path | None,
 ) -> None:
     """Combine concepts and say what each adds, what they share and where they clash."""
-    limit = {} if max_density is None else {"max_density": max_density}
+    limit: dict[str, Any] = {} if max_density is None else {"max_density": max_density}
     composition = session.open(read_only=True).resolve(*refs, **limit)
     if plot is not None:
         from .figures import draw_composition

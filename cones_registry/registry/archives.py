@@ -24,7 +24,7 @@ from ulid import ULID
 from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, seal, unseal
 from cones_registry.catalog.events import RECORD_KEYS
 from cones_registry.catalog.reader import versions_where
-from cones_registry.codec import decode
+from cones_registry.codec import decode, read_ranks
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     BaseModelMismatchError,
@@ -35,6 +35,7 @@ from cones_registry.errors import (
 from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept, Provenance, Ref
 from cones_registry.mask import ConceptMask
+from cones_registry.ranking import Ranks
 from cones_registry.registry.bases import Base, Bases
 from cones_registry.registry.drafts import Push, history_of
 from cones_registry.registry.ledger import Ledger
@@ -161,6 +162,7 @@ def import_archive(
     wanted_bases = {_base_member(concept.base) for concept in concepts}
     masks: dict[Digest, ConceptMask] = {}
     histories: dict[Digest, tuple[Any, ...]] = {}
+    ranks: dict[Digest, Ranks | None] = {}
     bases: dict[Digest, _Source] = {}
     for name, data in members:
         if name in wanted_bases:
@@ -172,10 +174,12 @@ def import_archive(
                 raise CorruptDataError(f"{path}: {name} has digest {sha256_bytes(data)}")
             masks[digest] = decode(data)
             histories[digest] = history_of(data)
+            ranks[digest] = read_ranks(data)
         else:
             raise CorruptDataError(f"{path} holds {name[:100]!a}, which its index does not name")
     pushes = [
-        _push(path, concept, masks, histories, bases, owner) for concept in _oldest_first(concepts)
+        _push(path, concept, masks, histories, ranks, bases, owner)
+        for concept in _oldest_first(concepts)
     ]
     state = ledger.fresh_now()
     new, here = [], []
@@ -203,6 +207,7 @@ def _push(
     concept: Concept,
     masks: dict[Digest, ConceptMask],
     histories: dict[Digest, tuple[Any, ...]],
+    ranks: dict[Digest, Ranks | None],
     bases: dict[Digest, _Source],
     owner: str | None,
 ) -> Push:
@@ -228,6 +233,7 @@ def _push(
         token=concept.token,
         class_noun=concept.class_noun,
         provenance=provenance,
+        scores=ranks[concept.blob_digest],
     )
 
 

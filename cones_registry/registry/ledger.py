@@ -26,6 +26,7 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.registry.blob_cache import BlobCache
+from cones_registry.registry.memory import Memory
 from cones_registry.store import KeyExistsError, Store
 
 ROOT_KEY: Final = "cones.json"
@@ -67,6 +68,7 @@ class Ledger:
         place = hashlib.sha256(store.url.encode()).hexdigest()[:12]
         self.copy = LocalCopy(folder / "registries" / f"{registry_id}-{place}")
         self.blobs = BlobCache(store, folder / "blobs")
+        self.memory = Memory()
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
         self._synced = float("-inf")
         self.has_synced = False
@@ -79,6 +81,7 @@ class Ledger:
         self._synced = started
         for digest in report.purged_blobs:
             self.blobs.forget(digest)
+            self.memory.forget(digest)
         return report
 
     def fresh(self) -> State:

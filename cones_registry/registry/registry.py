@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy.typing as npt
+
 from cones_registry.manifest import Concept, Provenance, Ref, Scope, check_name
 from cones_registry.mask import ConceptMask
+from cones_registry.ranking import Ranks
 from cones_registry.registry.bases import Bases
 from cones_registry.registry.changes import Changes
 from cones_registry.registry.drafts import Push
@@ -150,6 +153,7 @@ class Registry(Reading, Upkeep):
         class_noun: str | None = None,
         provenance: Provenance | None = None,
         key: str | None = None,
+        scores: Mapping[str, npt.NDArray[Any]] | Ranks | None = None,
     ) -> Concept:
         """Keep a mask as the next version of a concept.
 
@@ -165,6 +169,8 @@ class Registry(Reading, Upkeep):
             key: any text of your own that names this push: pushing with it again, from anywhere,
                 returns the version that the first push made. (A push repeated on the same handle
                 after StoreUnavailableError needs none.)
+            scores: what the neurons were chosen by, as `Extraction.scores`: layer name -> float
+                [out, in]. Four bits a neuron of it are kept, so that the mask can be cut later.
 
         Raises:
             UsageError: a ref with a version or alias, a name, tag or value that cannot be.
@@ -173,7 +179,9 @@ class Registry(Reading, Upkeep):
             ConflictError: `key` was used with another mask.
             StoreUnavailableError: the store does not answer; repeat the same push.
         """
-        item = Push(str(ref), mask, base, scope, tags, note, token, class_noun, provenance, key)
+        item = Push(
+            str(ref), mask, base, scope, tags, note, token, class_noun, provenance, key, scores
+        )
         return self._pusher.push_many([item])[0]
 
     def push_many(self, items: Iterable[Any]) -> list[Concept]:

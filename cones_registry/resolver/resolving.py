@@ -57,15 +57,15 @@ def resolve(
     _require_one_base(members)
     _reject_token_clashes(members)
     base, table = members[0].concept.base, members[0].mask.table
-    distinct = {member.mask.digest: member.mask for member in members}
-    density, density_by_layer = density_of(table, list(distinct.values()))
+    parts = (*_merged(members), *_scoped(members))
+    density, density_by_layer = density_of(table, [part.mask for part in parts])
     if density > max_density:
         raise _too_dense(members, density, max_density, table)
     return Composition(
         base=base,
         table=table,
         members=members,
-        parts=(*_merged(members), *_scoped(members)),
+        parts=parts,
         density=density,
         density_by_layer=density_by_layer,
     )
