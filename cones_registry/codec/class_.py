@@ -174,7 +174,7 @@ def set_members(
         bits, gaps: the first stream, and the others.
         low, shift: low bits of the last stream.
     """
-    compiled = compiled_kernels()
+    compiled = compiled_kernels(len(bits) + sum(len(stream) for stream in gaps))
     if compiled:
         clusters = blocks.clusters
         labels = clusters.rows, clusters.cols, clusters.row_classes, clusters.col_classes

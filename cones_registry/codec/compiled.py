@@ -135,18 +135,26 @@ def set_gaps(packed: Any, data: Any, escape: int, low: Any, shift: int, bit_coun
     if data.size and data[-1] == escape:
         return -1
     position = np.int64(-1)
-    count = 0
+    count = np.int64(0)
+    if not shift:
+        # No branch: one on skips would often be guessed wrongly.
+        for byte in data:
+            member = np.int64(byte != escape)
+            position += byte + member
+            if byte > escape or position >= bit_count:
+                return -1
+            packed[position >> 3] |= np.uint8(member << (position & 7))
+            count += member
+        return -1 if low.size else count
     for byte in data:
         position += np.int64(byte) << shift
         if byte >= escape:
             if byte > escape:
                 return -1
             continue
-        if shift:
-            if (count + 1) * shift > 8 * low.size:
-                return -1
-            position += _low_bits(low, count, shift)
-        position += 1
+        if (count + 1) * shift > 8 * low.size:
+            return -1
+        position += _low_bits(low, count, shift) + 1
         if position >= bit_count:
             return -1
         packed[position >> 3] |= np.uint8(1 << (position & 7))

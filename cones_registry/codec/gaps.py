@@ -87,7 +87,7 @@ def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[Positions]:
 
 def set_gaps(packed: Bytes, gaps: Gaps, bit_count: int) -> None:
     """Set the bits at the positions of `gaps` in a zeroed bitmap of bytes; as `decode_gaps`."""
-    compiled = compiled_kernels()
+    compiled = compiled_kernels(len(gaps.data))
     if compiled:
         parts = gaps.data, gaps.escape, gaps.low, gaps.shift
         if compiled.set_gaps(packed, *parts, bit_count) == gaps.count:

@@ -32,11 +32,11 @@ def unpack_labels(data: Bytes, classes: int, count: int) -> Positions:
         raise CorruptDataError(f"{count} labels take {len(data)} bytes; expected {expected}")
     if not per_byte:
         return np.zeros(count, dtype=np.int64)
-    digits = _digits(classes)
-    if int(data.max()) >= len(digits):
-        raise CorruptDataError(f"a label is not one of {classes} classes")
-    labels = digits[data].reshape(-1)
-    if labels[count:].any():
+    try:
+        labels: Positions = _digits(classes).take(data, axis=0).reshape(-1)
+    except IndexError:
+        raise CorruptDataError(f"a label is not one of {classes} classes") from None
+    if len(labels) > count and labels[count:].any():
         raise CorruptDataError("the labels do not end with the last row or column")
     return labels[:count]
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cones_registry.codec import LAYOUTS, decode, decode_layer, encode, read_counts
 from cones_registry.codec.gaps import MAX_SHIFT, WIDTHS, decode_gaps, encode_gaps, set_gaps
+from cones_registry.codec.kernels import load_kernels
 from cones_registry.factors import PRECISIONS
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
@@ -50,6 +51,7 @@ def test_decode_is_the_inverse_of_encode(mask: ConceptMask, layout: str) -> None
     st.sampled_from(WIDTHS),
 )
 def test_gaps_survive_any_shift_and_width(positions: set[int], shift: int, width: int) -> None:
+    load_kernels()
     expected = np.array(sorted(positions), np.int32)
     gaps = encode_gaps(expected, shift, width)
 

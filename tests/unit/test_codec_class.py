@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cones_registry.codec import class_, decode, decode_layer, encode, gaps, read_footer
+from cones_registry.codec import class_, decode, decode_layer, encode, gaps, kernels, read_footer
 from cones_registry.codec.clusters import MAX_CLASSES, find_clusters
-from cones_registry.codec.kernels import compiled_kernels
 from cones_registry.codec.labels import pack_labels, unpack_labels
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
@@ -39,8 +38,8 @@ def either_way(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Decode with numpy alone, then with compiled kernels."""
     if request.param == "numpy":
         for module in (gaps, class_):
-            monkeypatch.setattr(module, "compiled_kernels", lambda: None)
-    elif compiled_kernels() is None:
+            monkeypatch.setattr(module, "compiled_kernels", lambda byte_count: None)
+    elif kernels.load_kernels() is None:
         pytest.skip("numba is not installed (extra 'fast')")
     yield
 
@@ -54,6 +53,14 @@ def test_masks_survive_with_and_without_compiled_kernels(layout: str, density: f
         assert decode(data) == mask
         for name in TABLE.names[:2]:
             assert np.array_equal(decode_layer(data, name), mask.indices(name))
+
+
+def test_nothing_waits_for_kernels_before_loading_them_pays() -> None:
+    kernels.load_kernels.cache_clear()
+
+    assert kernels.compiled_kernels(1000) is None
+    assert kernels.compiled_kernels(64 << 20) is kernels.load_kernels()
+    assert kernels.compiled_kernels(1) is kernels.load_kernels()
 
 
 def test_class_is_smaller_where_members_crowd_and_is_then_chosen() -> None:
