@@ -146,6 +146,9 @@ def create_root(store: Store) -> str:
         raise ConflictError(
             f"there is a registry at {store.url} already. Open it, or choose another place"
         ) from error
+    except NotFoundError:
+        store.require_place()
+        raise
     return registry_id
 
 
@@ -159,6 +162,7 @@ def read_root(store: Store) -> str:
     try:
         data = store.get(ROOT_KEY)
     except NotFoundError as error:
+        store.require_place()
         raise NotFoundError(
             f"there is no registry at {store.url}: it has no {ROOT_KEY}. "
             f"To make one: cones init {store.url}"

@@ -97,6 +97,9 @@ class Store(ABC):
     @abstractmethod
     def _head(self, key: str) -> Entry: ...
 
+    def require_place(self) -> None:  # noqa: B027  (a folder is made when it is needed)
+        """`NotFoundError` if what must be there before anything can be put, a bucket, is not."""
+
     def _settle(self, keys: Iterable[str]) -> None:  # noqa: B027  (most stores need do nothing)
         """Make the names of created objects as durable as their bytes are already."""
 

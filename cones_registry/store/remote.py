@@ -7,8 +7,16 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from cones_registry.errors import NotFoundError
 from cones_registry.store.base import MAX_OBJECT_BYTES, PARALLEL, Entry, Store
 from cones_registry.store.trouble import ObjectTooLargeError
+
+
+_MAKE_BUCKET: Final = {
+    "s3": "aws s3 mb s3://{}",
+    "gs": "gcloud storage buckets create gs://{}",
+    "az": "az storage container create --name {}",
+}
 
 
 class RemoteStore(Store):
@@ -65,6 +73,17 @@ class RemoteStore(Store):
                 else:  # one at a time: with retries, and errors in our words
                     yield from super().get_many([key])
 
+    def require_place(self) -> None:
+        """`NotFoundError` unless the bucket is there."""
+        bucket = self.root.split("/")[0]
+        if not self._attempt(lambda: self.filesystem.exists(bucket), "look up", ""):
+            scheme = self.url.partition("://")[0]
+            command = _MAKE_BUCKET.get(scheme, "your store's own tool").format(bucket)
+            raise NotFoundError(
+                f"there is no bucket {bucket!r}, or these credentials may not see it, so nothing "
+                f"can be kept at {self.url}. To make it: {command}"
+            )
+
     def _delete(self, key: str) -> None:
         self.filesystem.rm_file(self._path(key))
 
@@ -90,6 +109,9 @@ class MemoryStore(RemoteStore):
 
     # fsspec looks, then writes; the lock makes the two one step.
     _lock: Final = threading.Lock()
+
+    def require_place(self) -> None:
+        """Nothing must be there first."""
 
     def _create(self, key: str, data: bytes) -> None:
         with self._lock:

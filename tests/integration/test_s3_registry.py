@@ -67,3 +67,14 @@ def test_there_is_one_registry_at_one_place(place: Place) -> None:
     Registry.create(place.url, **place.options)
     with pytest.raises(ConflictError, match="already"):
         Registry.create(place.url, **place.options)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "az"])
+def test_a_missing_bucket_is_named_with_what_to_do(
+    scheme: str, request: pytest.FixtureRequest
+) -> None:
+    server = {"s3": "moto", "az": "azurite"}[scheme]
+    options = request.getfixturevalue(f"{server}_options")
+    for attempt in (Registry.create, Registry.open):
+        with pytest.raises(NotFoundError, match=r"no bucket 'not-made'.* To make it: "):
+            attempt(f"{scheme}://not-made/registry", **options)
