@@ -21,7 +21,6 @@ from typing import Final, TypeVar
 
 import tenacity
 
-from cones_registry.digest import quote
 from cones_registry.errors import (
     ConflictError,
     CorruptDataError,
@@ -30,6 +29,7 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.store.fault import Fault, no_fault
+from cones_registry.store.keys import check_key
 from cones_registry.store.trouble import Trouble, classify
 
 ATTEMPTS: Final = 6
@@ -288,15 +288,3 @@ def _translated(trouble: Trouble, error: Exception, verb: str, key: str, url: st
             f"may not {verb} {key!r} in {url}: {_shown(error)}. Check credentials and permissions"
         )
     return StoreUnavailableError(f"cannot {verb} {key!r} in {url}: {_shown(error)}")
-
-
-def check_key(key: str) -> None:
-    """`UsageError` unless every part of the key is a plain name: nothing can leave the URL."""
-    parts = key.split("/")
-    if (
-        not key.isprintable()
-        or "\\" in key
-        or len(key) > 900
-        or any(part in ("", ".", "..") for part in parts)
-    ):
-        raise UsageError(f"{quote(key)} is not a key; expected plain names with '/' between")

@@ -11,7 +11,6 @@ from cones_registry.errors import NotFoundError
 from cones_registry.store.base import MAX_OBJECT_BYTES, PARALLEL, Entry, Store
 from cones_registry.store.trouble import ObjectTooLargeError
 
-
 _MAKE_BUCKET: Final = {
     "s3": "aws s3 mb s3://{}",
     "gs": "gcloud storage buckets create gs://{}",
