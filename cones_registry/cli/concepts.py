@@ -9,6 +9,10 @@ from .output import Output, share, size
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Concept
+    from cones_registry.mask import ConceptMask
+    from cones_registry.registry import Registry
+
+    from .session import Session
 
 COLUMNS = ("ref", "aliases", "tags", "neurons", "density", "bytes", "scope", "created")
 
@@ -71,6 +75,7 @@ def show_record(output: Output, concept: Concept) -> None:
         "precision": concept.precision,
         "layout": concept.layout,
         "bytes": f"{concept.blob_bytes:,} ({size(concept.blob_bytes)})",
+        "scores": "kept, so it can be cut (resolve REF*0.7)" if concept.ranked else "",
         "base": concept.base,
         "mask": concept.mask_digest,
         "blob": concept.blob_digest,
@@ -84,6 +89,17 @@ def show_record(output: Output, concept: Concept) -> None:
         fields["parents"] = ", ".join(provenance.parents)
         fields["versions"] = _assignments(provenance.versions)
     output.fields(fields)
+
+
+def warn_of_duplicates(
+    session: Session, registry: Registry, concept: Concept, mask: ConceptMask
+) -> None:
+    """Say which concepts have nearly the mask just pushed, as far as this machine knows."""
+    for each in registry.near_duplicates(concept, mask):
+        session.output.message(
+            f"{each.ref} is nearly the same mask (about {share(each.jaccard)} of the neurons of "
+            f"both). To compare: cones diff {concept.ref} {each.ref}"
+        )
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

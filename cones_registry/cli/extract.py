@@ -9,6 +9,7 @@ import click
 
 from cones_registry.errors import UsageError
 
+from .concepts import warn_of_duplicates
 from .output import share, size
 from .runs import EngineChoice, read_lines, run_options, show_report, shown_progress
 from .session import Session
@@ -61,6 +62,11 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder of pictures of other things, with captions, to be shown beside the subject.",
 )
+@click.option(
+    "--keep-scores",
+    is_flag=True,
+    help="Keep how the neurons rank, so the mask can be cut later; takes about half as much again.",
+)
 @click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
 @click.option("--note", default="", help="Free text kept with the concept.")
 @run_options
@@ -81,6 +87,7 @@ def command(
     seed: int,
     prompts: tuple[str, ...],
     companions: Path | None,
+    keep_scores: bool,
     tags: tuple[str, ...],
     note: str,
     keep_going: bool,
@@ -134,8 +141,10 @@ def command(
         f"{len(extraction.mask):,} of {extraction.mask.table.neuron_count:,} neurons"
         f" ({share(extraction.density)})"
     )
+    scores = extraction.scores if keep_scores else None
     if out is not None:
         from cones_registry.codec import save_file
+        from cones_registry.ranking import ranks_of
 
         record = {
             "base": base.fingerprint,
@@ -146,7 +155,8 @@ def command(
             "note": note,
             "provenance": extraction.provenance.to_json(),
         }
-        save_file(extraction.mask, out, footer=record)
+        ranks = None if scores is None else ranks_of(extraction.mask, scores)
+        save_file(extraction.mask, out, footer=record, ranks=ranks)
         output.line(out)
     if registry is not None and ref is not None:
         concept = registry.push(
@@ -159,9 +169,11 @@ def command(
             provenance=extraction.provenance,
             tags=tags,
             note=note,
+            scores=scores,
         )
         output.line(concept.ref)
         output.message(f"pushed {concept.ref}, {size(concept.blob_bytes)}")
+        warn_of_duplicates(session, registry, concept, extraction.mask)
 
 
 def _run(

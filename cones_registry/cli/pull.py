@@ -27,8 +27,15 @@ from .verb import verb
     show_default=True,
     help="How the file is laid out; `plain` can be read with SQL.",
 )
+@click.option(
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Only the neurons that rank highest, up to this share; for concepts that keep scores.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def command(session: Session, ref: str, out: Path | None, layout: str, force: bool) -> None:
+def command(
+    session: Session, ref: str, out: Path | None, layout: str, density: float | None, force: bool
+) -> None:
     """Write the mask of REF to a Parquet file, checked against its digest."""
     from cones_registry.codec import save_file
 
@@ -37,8 +44,9 @@ def command(session: Session, ref: str, out: Path | None, layout: str, force: bo
     path = out or Path(f"{concept.name}-{concept.version}.parquet")
     if path.exists() and not force:
         raise ConflictError(f"{path} is there already. Write elsewhere with -o, or add --force")
-    save_file(registry.pull(concept.ref), path, layout=layout, footer=concept.to_json())
+    mask = registry.pull(concept.ref, density=density)
+    # Levels are shares of the whole mask: those of a part of it would say something else.
+    ranks = registry.pull_ranks(concept.ref) if density is None else None
+    save_file(mask, path, layout=layout, footer=concept.to_json(), ranks=ranks)
     session.output.line(str(path))
-    session.output.message(
-        f"{concept.ref}: {concept.neuron_count:,} neurons, {size(path.stat().st_size)}"
-    )
+    session.output.message(f"{concept.ref}: {len(mask):,} neurons, {size(path.stat().st_size)}")

@@ -9,6 +9,7 @@ import click
 
 from cones_registry.errors import UsageError
 
+from .concepts import warn_of_duplicates
 from .output import size
 from .session import Session
 from .verb import verb
@@ -44,15 +45,16 @@ def command(
     A file that `extract --out` or `pull` wrote says itself which base model it was made for, its
     scope, words and provenance; options say otherwise.
     """
-    from cones_registry.codec import load_file, read_footer
+    from cones_registry.codec import load_file, read_footer, read_ranks
     from cones_registry.manifest import Provenance
 
     if not file.exists() and Path(ref).is_file():
         raise UsageError(f"the ref comes first, then the file: cones push {file} {ref}")
-    mask = load_file(file)
-    kept: dict[str, Any] = read_footer(file.read_bytes()).get("concept") or {}
+    mask, data = load_file(file), file.read_bytes()
+    kept: dict[str, Any] = read_footer(data).get("concept") or {}
     provenance = kept.get("provenance")
-    concept = session.open().push(
+    registry = session.open()
+    concept = registry.push(
         ref,
         mask,
         base=_base(source) if source else kept.get("base"),
@@ -62,11 +64,13 @@ def command(
         tags=tags or tuple(kept.get("tags", ())),
         note=kept.get("note", "") if note is None else note,
         provenance=None if provenance is None else Provenance.from_json(provenance),
+        scores=read_ranks(data),
     )
     session.output.line(concept.ref)
     session.output.message(
         f"pushed {concept.ref}: {concept.neuron_count:,} neurons, {size(concept.blob_bytes)}"
     )
+    warn_of_duplicates(session, registry, concept, mask)
 
 
 def _base(source: str) -> Any:

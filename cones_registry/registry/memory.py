@@ -13,6 +13,7 @@ from cones_registry.manifest import Concept, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
 from cones_registry.registry.byte_cache import ByteCache
+from cones_registry.registry.similar import Sketches
 from cones_registry.resolver import Composition
 
 MASK_BYTES: Final = 256 * 2**20
@@ -36,6 +37,7 @@ class Memory:
         self._state: State | None = None
         self._records: dict[Ref, Concept] = {}
         self._compositions: OrderedDict[Hashable, Composition] = OrderedDict()
+        self._sketches: tuple[Digest, Sketches] | None = None
 
     def records(self, state: State) -> dict[Ref, Concept]:
         """What refs name in `state`; to be added to by whoever looks one up."""
@@ -63,6 +65,18 @@ class Memory:
                     self._compositions.popitem(last=False)
         return made
 
+    def sketches(self, state: State, base: Digest) -> Sketches:
+        """The sketches of a base model's concepts in `state`; of the last base asked for alone."""
+        with self._lock:
+            self._turn_to(state)
+            if self._sketches is not None and self._sketches[0] == base:
+                return self._sketches[1]
+        found = Sketches.of(state, base)
+        with self._lock:
+            if self._state is state:
+                self._sketches = base, found
+        return found
+
     def forget(self, blob: Digest) -> None:
         """Drop what was decoded from a blob."""
         self.masks.forget(blob)
@@ -73,6 +87,7 @@ class Memory:
             self._state = state
             self._records = {}
             self._compositions = OrderedDict()
+            self._sketches = None
 
 
 def byte_count(mask: ConceptMask) -> int:

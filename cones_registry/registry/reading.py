@@ -6,34 +6,29 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cones_registry.catalog.copy import State
 from cones_registry.catalog.reader import DEFAULT_TIMEOUT, concepts_of, run_query
 from cones_registry.catalog.syncing import SyncReport
-from cones_registry.codec import decode, read_ranks
-from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.errors import UsageError
 from cones_registry.manifest import Concept, Ref
 from cones_registry.mask import ConceptMask
-from cones_registry.ranking import Ranks, cut
-from cones_registry.registry.bases import Base, Bases
+from cones_registry.registry.bases import Base
 from cones_registry.registry.drafts import read_history
-from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import NEWEST_FIRST, as_ref, find, find_version
+from cones_registry.registry.pulling import AnyRef, Pulling
+from cones_registry.registry.similar import Similar, nearest
 from cones_registry.registry.tuned import METHOD, tuned_for
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
+from cones_registry.resolver.sketch import FORMAT
 from cones_registry.resolver.weighting import parse_weighted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AnyRef = str | Ref | Concept
+__all__ = ["AnyRef", "Reading"]
 
 
-class Reading:
+class Reading(Pulling):
     """Everything that only reads."""
-
-    default_owner: str
-    _ledger: Ledger
-    _bases: Bases
 
     def sync(self) -> SyncReport:
         """Bring the local copy up to the store: one listing and the objects that are new."""
@@ -53,94 +48,6 @@ class Reading:
             provenance = dataclasses.replace(concept.provenance, history=history)
             concept = dataclasses.replace(concept, provenance=provenance)
         return concept
-
-    def pull(self, ref: AnyRef, *, density: float | None = None) -> ConceptMask:
-        """The mask of one version, every byte checked.
-
-        Args:
-            ref: the version.
-            density: keep only the members that rank highest, so many that this is the density; for
-                concepts that were pushed with scores.
-
-        Raises:
-            NotFoundError: as `get`.
-            CorruptDataError: the stored bytes are not what was pushed.
-            UsageError: a density above the mask's own, or without scores.
-        """
-        ((concept, mask),) = self._pull(self._ledger.fresh(), [ref])
-        if density is None:
-            return mask
-        if not 0 <= density <= mask.density:
-            raise UsageError(
-                f"cannot cut {concept.ref} to density {density:g}; expected 0 to its own, "
-                f"{mask.density:g}. For more, extract it again"
-            )
-        return self._cut(concept, mask, round(density * mask.table.neuron_count))
-
-    def pull_many(self, refs: Iterable[AnyRef]) -> list[ConceptMask]:
-        """The masks of several versions, in order; equal masks are one object."""
-        return [mask for _, mask in self._pull(self._ledger.fresh(), refs)]
-
-    def pull_ranks(self, ref: AnyRef) -> Ranks | None:
-        """How the members of a version's mask compare; None if it was pushed without scores.
-
-        Raises:
-            NotFoundError, CorruptDataError: as `pull`.
-        """
-        (concept,) = self._records(self._ledger.fresh(), [ref])
-        return self._ranks(concept)
-
-    def _records(self, state: State, refs: Iterable[AnyRef]) -> list[Concept]:
-        wanted = [as_ref(ref, self.default_owner) for ref in refs]
-        known = self._ledger.memory.records(state)
-        new = [ref for ref in dict.fromkeys(wanted) if ref not in known]
-        if new:
-            found = concepts_of(state, [find_version(state, ref) for ref in new])
-            known.update(zip(new, found, strict=True))
-        return [known[ref] for ref in wanted]
-
-    def _pull(self, state: State, refs: Iterable[AnyRef]) -> list[tuple[Concept, ConceptMask]]:
-        concepts = self._records(state, refs)
-        by_blob = {concept.blob_digest: concept for concept in concepts}
-        memory = self._ledger.memory.masks
-
-        def load(digest: str) -> tuple[str, ConceptMask]:
-            return digest, memory.get(digest, lambda: self._decode(by_blob[digest]))
-
-        new = [digest for digest in by_blob if digest not in memory]
-        masks = dict(self._ledger.store.each(load, new)) if len(new) > 1 else {}
-        masks |= dict(load(digest) for digest in by_blob if digest not in masks)
-        for concept in concepts:
-            self._bases.require_table(concept.base, masks[concept.blob_digest], concept.ref)
-        return [(concept, masks[concept.blob_digest]) for concept in concepts]
-
-    def _decode(self, concept: Concept) -> ConceptMask:
-        mask = decode(self._ledger.blobs.get(concept.blob_digest))
-        if mask.digest != concept.mask_digest:
-            raise CorruptDataError(
-                f"blob {concept.blob_digest} holds mask {mask.digest}, but {concept.ref} is "
-                f"{concept.mask_digest}. See: cones check --read-data"
-            )
-        return mask
-
-    def _ranks(self, concept: Concept) -> Ranks | None:
-        if not concept.ranked:
-            return None
-        digest = concept.blob_digest
-        return self._ledger.memory.ranks.get(
-            digest, lambda: read_ranks(self._ledger.blobs.get(digest))
-        )
-
-    def _cut(self, concept: Concept, mask: ConceptMask, count: int) -> ConceptMask:
-        if count == len(mask):
-            return mask
-        ranks = self._ranks(concept)
-        if ranks is None:
-            raise UsageError(
-                f"{concept.ref} keeps no scores, so nobody can say which of its {len(mask)} "
-                "neurons count most. Extract it again with --keep-scores, or push it with scores="
-            )
-        return cut(mask, ranks, count)
 
     def find(
         self,
@@ -247,8 +154,58 @@ class Reading:
         key = (frozenset(wanted), max_density, tuned)
         return self._ledger.memory.composition(state, key, make)
 
-    def _share(self, concept: Concept, mask: ConceptMask, weight: float) -> ConceptMask:
-        return self._cut(concept, mask, max(round(weight * len(mask)), min(len(mask), 1)))
+    def similar(self, ref: AnyRef, limit: int = 10) -> list[Similar]:
+        """The concepts whose masks have most in common with one version's, the most alike first.
+
+        Sketches in the catalogue name a shortlist; the masks of that are read and compared
+        exactly. Other versions of the same concept are left out, and so is what was made for
+        another base model. With many concepts that have next to nothing in common, which of those
+        come last is up to the sketches' error (`resolver.sketch`).
+
+        Args:
+            ref: the version.
+            limit: at most so many.
+
+        Raises:
+            NotFoundError, CorruptDataError: as `pull`.
+            UsageError: a limit below 1.
+        """
+        if limit < 1:
+            raise UsageError(f"limit is {limit}; expected at least 1")
+        state = self._ledger.fresh()
+        ((concept, mask),) = self._pull(state, [ref])
+        return nearest(
+            self._ledger.memory.sketches(state, concept.base),
+            mask,
+            limit=limit,
+            leave_out=Ref(concept.owner, concept.name),
+            pull=lambda refs: self._pull(state, refs),
+        )
+
+    def near_duplicates(
+        self, concept: Concept, mask: ConceptMask, *, at_least: float = 0.9, limit: int = 3
+    ) -> list[Similar]:
+        """Concepts with nearly the mask of one that was just pushed, by their sketches alone.
+
+        Only from what is on this machine already: nothing is asked of the store, so what others
+        pushed since the last read is not among them.
+
+        Args:
+            concept, mask: what was pushed.
+            at_least: estimated Jaccard index.
+            limit: at most so many.
+        """
+        state = self._ledger.copy.state()
+        sketch = FORMAT.sketch(mask)
+        if state is None or state.is_empty or not sketch:
+            return []
+        sketches = self._ledger.memory.sketches(state, concept.base)
+        found = sketches.nearest(sketch, limit, Ref(concept.owner, concept.name))
+        return [
+            Similar(str(ref), jaccard, None, exact=False)
+            for ref, jaccard in found
+            if jaccard >= at_least
+        ]
 
     def base(self, fingerprint: str) -> Base:
         """What is known of a base model: its layer table and source; `NotFoundError` if nothing."""

@@ -1,0 +1,44 @@
+"""`cones similar`: concepts that shut much the same neurons."""
+
+from __future__ import annotations
+
+import click
+
+from .output import counted
+from .session import Session
+from .verb import verb
+
+
+@verb(reads=True)
+@click.argument("ref")
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
+def command(session: Session, ref: str, limit: int) -> None:
+    """List the concepts of the same base model that have most neurons in common with REF.
+
+    Jaccard is the share of the neurons of both that both shut: 1 for equal masks.
+    """
+    registry = session.open(read_only=True)
+    concept = registry.get(ref)
+    found = registry.similar(concept, limit)
+    output = session.output
+    if output.as_json:
+        output.document([each.to_json() for each in found])
+        return
+    output.table(
+        ("concept", "Jaccard", "shared neurons"),
+        [(each.ref, f"{each.jaccard:.4f}", f"{each.shared_count:,}") for each in found],
+    )
+    output.message(f"{counted(len(found), 'concept')} like {concept.ref}")
+    ((left_out,),) = (
+        row.values()
+        for row in registry.query(
+            "SELECT count(*) AS left_out FROM concepts WHERE base = ? AND NOT removed "
+            "AND sketch IS NULL AND neuron_count > 0",
+            [concept.base],
+        ).to_pylist()
+    )
+    if left_out:
+        output.message(
+            f"{counted(left_out, 'version')} pushed by an older library say nothing of what they "
+            "are like, and were left out"
+        )
