@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,13 +46,19 @@ def test_decode_is_the_inverse_of_encode(mask: ConceptMask, layout: str) -> None
         assert np.array_equal(decode_layer(data, name), mask.indices(name))
 
 
+@pytest.fixture(scope="module")
+def kernels() -> None:
+    """From here on numba decodes, where it is installed."""
+    load_kernels()
+
+
+@pytest.mark.usefixtures("kernels")
 @given(
     st.sets(st.integers(0, 100_000), max_size=300),
     st.integers(0, MAX_SHIFT),
     st.sampled_from(WIDTHS),
 )
 def test_gaps_survive_any_shift_and_width(positions: set[int], shift: int, width: int) -> None:
-    load_kernels()
     expected = np.array(sorted(positions), np.int32)
     gaps = encode_gaps(expected, shift, width)
 
