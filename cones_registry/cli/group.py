@@ -18,6 +18,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "extract": "Learn a concept from photos.",
         "generate": "Draw a prompt with any concepts.",
         "batch": "Draw many pictures from a file of job lines.",
+        "evaluate": "Measure methods side by side: plan, generate, score, table.",
     },
     "Keep": {
         "init": "Make an empty registry.",

@@ -1,0 +1,150 @@
+"""Plans of an evaluation: what they draw, and that every bad one says why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
+from cones_registry.evaluation.plan import BASELINES, parse_plan, read_plan
+
+SCHEMA = Path(__file__).parents[2] / "schema"
+SUBJECTS = {
+    name: {"token": token, "noun": name, "images": f"photos/{name}", "description": f"old {name}"}
+    for name, token in (("dog", "sks"), ("bear", "v"), ("cat", "V1"))
+}
+
+
+def plan(**changes: Any) -> Any:
+    content = {
+        "format": "cones evaluation 1",
+        "subjects": SUBJECTS,
+        "prompts": ["a photo of {dog}"],
+        "rows": [{"name": "base", "words": "noun"}],
+    }
+    return parse_plan(content | changes, Path("here"))
+
+
+def test_numbered_places_are_filled_by_every_group_of_that_size_in_its_order() -> None:
+    made = plan(
+        groups=[["dog"], ["bear", "dog"], ["dog", "cat"]],
+        prompts=["a photo of {1}", "{2} and {1}", "{cat} on a chair"],
+        seeds=3,
+        first_seed=100,
+    )
+    assert [item.prompt("noun") for item in made.items] == [
+        "a photo of dog",
+        "dog and bear",
+        "cat and dog",
+        "cat on a chair",
+    ]
+    assert [item.seed for item in made.items] == [100, 103, 106, 109]
+    assert made.items[1].prompt("token") == "sks dog and v bear"
+    assert made.items[1].prompt("description") == "old dog and old bear"
+    assert made.counts() == {1: 6, 2: 6}
+
+
+def test_a_rival_draws_with_the_smallest_set_that_holds_the_subjects_of_a_prompt() -> None:
+    sets = [["dog"], ["dog", "bear"], ["dog", "bear", "cat"]]
+    made = plan(
+        prompts=["{dog}", "{bear}", "{bear} and {cat}"],
+        rows=[{"name": "rival", "baseline": "lora", "sets": sets}, {"name": "x", "words": "noun"}],
+    )
+    rival = made.row("rival")
+    assert [made.training_set(rival, item) for item in made.items] == [
+        ("dog",),
+        ("dog", "bear"),
+        ("dog", "bear", "cat"),
+    ]
+    # 3 pictures for each of two rows, and 1 + 2 + 3 subjects to train.
+    assert made.estimate(2.0, 10.0) == 2 * 3 * 2.0 + 6 * 10.0
+
+
+def test_the_example_and_the_schema_agree_with_the_reader() -> None:
+    example = read_plan(SCHEMA / "examples" / "evaluation-plan.json")
+    assert example.counts() == {1: 150, 2: 50}
+    schema = json.loads((SCHEMA / "evaluation-plan.schema.json").read_text())
+    row = schema["properties"]["rows"]["items"]["properties"]
+    assert tuple(row["baseline"]["enum"]) == BASELINES
+    assert "\n".join(sorted(row)) == "\n".join(
+        sorted(["name", "concepts", "words", "baseline", "steps", "pictures", "sets"])
+    )
+
+
+def test_the_rivals_a_plan_may_name_are_those_that_can_be_trained() -> None:
+    from cones_registry.evaluation import baselines
+
+    assert set(baselines.BASELINES) == set(BASELINES)
+
+
+BAD = {
+    "format-unknown": "format 'cones evaluation 2'",
+    "no-place-for-a-subject": "no place for a subject",
+    "row-with-two-methods": "exactly one of",
+    "row-words-unknown": "expected noun or description",
+    "baseline-unknown": "expected one of textual-inversion",
+    "seeds-zero": "expected at least 1",
+    "subject-without-noun": "needs a noun",
+    "field-unknown": "unknown field 'colour'",
+    "group-of-five": "1 to 4 subjects",
+}
+
+
+@pytest.mark.parametrize(
+    "file", sorted((SCHEMA / "bad").glob("evaluation-plan-*.json")), ids=lambda path: path.stem
+)
+def test_every_counter_example_is_refused_for_its_rule_by_reader_and_schema(file: Path) -> None:
+    rule = file.stem.removeprefix("evaluation-plan-")
+    with pytest.raises((UsageError, CorruptDataError), match=BAD[rule]):
+        read_plan(file)
+    schema = json.loads((SCHEMA / "evaluation-plan.schema.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(file.read_text()), schema)
+
+
+def test_every_rule_has_its_counter_example() -> None:
+    files = (SCHEMA / "bad").glob("evaluation-plan-*.json")
+    assert {path.stem.removeprefix("evaluation-plan-") for path in files} == set(BAD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompts": ["{horse}"]}, "no subject"),
+        ({"prompts": ["{1} and {dog}"], "groups": [["dog"]]}, "places"),
+        ({"prompts": ["{1} and {2}"], "groups": [["dog"]]}, "none for its groups"),
+        ({"rows": [{"name": "x", "concepts": {"dog": "a/dog"}}]}, "ref for each subject"),
+        ({"rows": [{"name": "x", "words": "noun"}] * 2}, "name of its own"),
+        ({"seeds": True}, "seeds is True"),
+    ],
+)
+def test_what_a_schema_cannot_say_is_refused_too(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plan(**changes)
+
+
+def test_a_missing_plan_and_one_that_is_no_json_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        read_plan(tmp_path / "none.json")
+    (tmp_path / "torn.json").write_text('{"format":')
+    with pytest.raises(CorruptDataError):
+        read_plan(tmp_path / "torn.json")
+
+
+def test_planning_loads_no_model_library() -> None:
+    file = SCHEMA / "examples" / "evaluation-plan.json"
+    code = (
+        "import sys\n"
+        "from cones_registry.cli import run\n"
+        f"assert run(['evaluate', 'plan', {str(file)!r}]) == 0\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "about" in done.stderr and "concepts" in done.stdout

@@ -1,0 +1,185 @@
+"""The paper's table on the demo base, part by part; called by `tools/reproduce`.
+
+Subjects are rendered, learnt by every method, drawn alone and together, and scored by the demo
+world's own embedders. Everything is kept in --work, so a run that was stopped goes on where it was;
+two processes may share a folder if they are given different --row.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+from reproduction_plan import (
+    OURS,
+    RIVALS,
+    SUBJECTS,
+    WORLD_ROW,
+    write_plan,
+    write_subjects,
+    write_world_row,
+)
+from reproduction_report import write_report
+
+from cones_registry import BaseModel, Extractor, Registry
+from cones_registry.batch import Compositions, LocalEngine
+from cones_registry.batch.evaluating import RowSettings, draw_row
+from cones_registry.demo.embedders import demo_measure
+from cones_registry.demo.learn import learn
+from cones_registry.errors import NotFoundError
+from cones_registry.evaluation.gallery import read_gallery
+from cones_registry.evaluation.plan import read_plan
+from cones_registry.evaluation.scores import KEY as SCORES
+from cones_registry.evaluation.scoring import score_gallery
+from cones_registry.extraction import read_companions
+
+OWNER = "demo"
+STAGES = ("learn", "draw", "score", "report")
+
+
+def say(text: str) -> None:
+    """A line on stderr with the time."""
+    click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+
+
+class Clock:
+    """Seconds of processor time by stage and row, kept in a file of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "times" / f"{time.time_ns()}.json"
+        self._spent: dict[str, float] = {}
+
+    def __call__(self, what: str, work: Callable[[], None]) -> None:
+        """Do it and note what it took."""
+        before = time.process_time()
+        try:
+            work()
+        finally:
+            self._spent[what] = self._spent.get(what, 0.0) + time.process_time() - before
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps(self._spent))
+
+
+def open_registry(folder: Path) -> Registry:
+    """The run's registry, made on first use."""
+    url = str(folder / "registry")
+    try:
+        return Registry.open(url, default_owner=OWNER)
+    except NotFoundError:
+        return Registry.create(url, default_owner=OWNER)
+
+
+def learn_row(row: str, base: BaseModel, folder: Path) -> None:
+    """Learn what the row needs and the registry lacks."""
+    method, scope = OURS[row]
+    registry = open_registry(folder)
+    extractor = Extractor(base, cache_folder=folder / "cache")
+    for subject in SUBJECTS:
+        name = f"{subject.name}-{row.replace('/', '-')}"
+        try:
+            registry.get(name)
+            continue
+        except NotFoundError:
+            pass
+        say(f"learning {name}")
+        at = subject.at(folder)
+        extraction = learn(
+            extractor,
+            at,
+            read_companions(at.folder / "companions"),
+            scope=scope,
+            method=method,
+            progress=None,
+        )
+        registry.push(
+            name,
+            extraction.mask,
+            base=base,
+            scope=scope,
+            tags=("reproduction", subject.noun),
+            token=subject.token,
+            class_noun=subject.noun,
+            provenance=extraction.provenance,
+        )
+
+
+def table(work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...]) -> None:
+    """The table: every row learnt, drawn and scored, then the report of all that is there."""
+    base = BaseModel.load(source, device="cpu")
+    # What was made with another base model is of no use for this one.
+    folder = work / f"table-{base.fingerprint.removeprefix('sha256:')[:12]}"
+    clock = Clock(folder)
+    clock("subjects", lambda: write_subjects(base, folder))
+    plan = read_plan(write_plan(folder))
+    chosen = [row for row in plan.rows if not rows or row.name in rows]
+    measure = demo_measure()
+    for row in chosen:
+        place = folder / "rows" / row.folder
+        if "learn" in stages and row.name in OURS:
+            clock(f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder))
+        if "draw" in stages:
+            say(f"drawing {row.name}")
+            registry = open_registry(folder)
+            compositions = Compositions(registry)
+
+            def draw(row=row, place=place, registry=registry, compositions=compositions) -> None:
+                draw_row(
+                    plan,
+                    row,
+                    place,
+                    RowSettings(source, "cpu", batch_size=20),
+                    engine=LocalEngine,
+                    compositions=compositions,
+                    registry=registry.url,
+                    on_progress=lambda p: (
+                        say(f"  {row.name}: {p.done} of {p.total}") if row.name in RIVALS else None
+                    ),
+                )
+
+            clock(f"draw {row.name}", draw)
+            compositions.close()
+        if "score" in stages and (place / "gallery.json").exists():
+            score_gallery(read_gallery(place), measure).write(place / SCORES)
+    if not rows or WORLD_ROW in rows:
+        place = folder / "rows" / WORLD_ROW
+        if "draw" in stages:
+            write_world_row(plan, place)
+        if "score" in stages:
+            score_gallery(read_gallery(place), measure).write(place / SCORES)
+    if "report" in stages:
+        write_report(plan, folder, base)
+
+
+@click.command()
+@click.option(
+    "--part", type=click.Choice(["all", "table"]), default="all", show_default=True, help="Which."
+)
+@click.option(
+    "--row", "rows", multiple=True, help="Only these rows of the table; repeatable. The report "
+    "is made of all rows that are there."
+)  # fmt: skip
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), default=STAGES)
+@click.option("--base", "source", default="demo", show_default=True)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/reproduction"),
+    show_default=True,
+    help="Where everything is kept until the report.",
+)
+def main(
+    part: str, rows: tuple[str, ...], stages: tuple[str, ...], source: str, work: Path
+) -> None:
+    """Measure, and write tools/results."""
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    if part in ("all", "table"):
+        table(work, source, rows, stages)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What `tools/reproduce` measures: eight subjects, their prompts, the rows of the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from cones_registry import BaseModel
+from cones_registry.demo import world
+from cones_registry.demo.embedders import parse_scene
+from cones_registry.demo.learn import companions
+from cones_registry.demo.subjects import SUBJECTS as SHIPPED
+from cones_registry.demo.subjects import Subject
+from cones_registry.demo.world import Scene, Thing
+from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
+from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
+from cones_registry.manifest import Scope
+
+SEEDS = 5
+WORLD_ROW = "real-renders"
+OURS: Final[dict[str, tuple[str, Scope]]] = {
+    "cones/prompt": ("cones", "prompt"),
+    "first-order/prompt": ("first-order", "prompt"),
+    "gates/prompt": ("gates", "prompt"),
+    "gates/subject": ("gates", "subject"),
+}
+"""Row -> method and scope: the first is the paper's own setting, the last is our default."""
+RIVALS: Final = ("textual-inversion", "custom-diffusion", "dreambooth", "lora")
+
+
+@dataclass(frozen=True)
+class PlacedSubject(Subject):
+    """A subject whose reference pictures lie in a folder of the run."""
+
+    home: Path = Path()
+
+    @property
+    def folder(self) -> Path:
+        """Its reference pictures with their caption files, and companions/."""
+        return self.home / self.name
+
+    def at(self, work: Path) -> PlacedSubject:
+        """The same subject in a run's folder."""
+        return PlacedSubject(self.name, self.token, self.thing, work / "subjects")
+
+
+SUBJECTS: Final = (
+    # The demo's four, which the base model was never shown nor told of in full ...
+    *(PlacedSubject(each.name, each.token, each.thing) for each in SHIPPED),
+    # ... and four more that it knows by description, but not by their placeholders.
+    PlacedSubject("wheel", "vbk", Thing("circle", "cyan", "striped", "red")),
+    PlacedSubject("chest", "jyq", Thing("square", "yellow", "dotted", "blue")),
+    PlacedSubject("kite", "kwt", Thing("triangle", "purple", "striped", "yellow")),
+    PlacedSubject("badge", "xgm", Thing("cross", "green", "dotted", "cyan")),
+)
+SETS: Final = (SUBJECTS[:4], SUBJECTS[4:])
+"""Subjects that stand together: pairs, triples and fours are made within a set."""
+
+
+def write_subjects(base: BaseModel, work: Path) -> None:
+    """Five reference pictures of each subject, and companions drawn by the base model."""
+    grounds = list(world.BACKGROUNDS)
+    for number, subject in enumerate(SUBJECTS):
+        folder = subject.at(work).folder
+        if (folder / "companions" / "done").exists():
+            continue
+        (folder / "companions").mkdir(parents=True, exist_ok=True)
+        generator = np.random.default_rng([2303, number])
+        for at, place in enumerate(world.PLACES):
+            ground = grounds[(at + number) % len(grounds)]
+            scene = Scene(ground, ((place, subject.thing),))
+            picture = Image.fromarray(world.render([scene], generator)[0])
+            picture.save(folder / f"{place}.png")
+            (folder / f"{place}.txt").write_text(f"at {place} a {{}} | on {ground}\n", "utf-8")
+        for count, companion in enumerate(companions(base, subject.at(work))):
+            file = folder / "companions" / f"{count:02d}.png"
+            assert isinstance(companion.image, Image.Image)
+            companion.image.save(file)
+            file.with_suffix(".txt").write_text(f"{companion.caption}\n", "utf-8")
+        (folder / "companions" / "done").touch()
+
+
+def write_plan(work: Path) -> Path:
+    """The plan of the table, as `cones evaluate` reads it."""
+    plan = {
+        "format": FORMAT,
+        "subjects": {
+            subject.name: {
+                "token": subject.token,
+                "noun": subject.noun,
+                "images": f"subjects/{subject.name}",
+                "description": subject.thing.words(),
+            }
+            for subject in SUBJECTS
+        },
+        "prompts": prompts(),
+        "seeds": SEEDS,
+        "first_seed": 5000,
+        "rows": [
+            {"name": "base, class noun", "words": "noun"},
+            *(
+                {
+                    "name": row,
+                    "concepts": {
+                        s.name: f"demo/{s.name}-{row.replace('/', '-')}:1" for s in SUBJECTS
+                    },
+                }
+                for row in OURS
+            ),
+            *(
+                {
+                    "name": name,
+                    "baseline": name,
+                    "sets": [
+                        *([subject.name] for subject in SUBJECTS),
+                        *([subject.name for subject in one] for one in SETS),
+                    ],
+                }
+                for name in RIVALS
+            ),
+            {"name": "base, described in full", "words": "description"},
+        ],
+    }
+    file = work / "plan.json"
+    file.write_text(json.dumps(plan, indent=1) + "\n", "utf-8")
+    return file
+
+
+def prompts() -> list[str]:
+    """Templates: each subject alone, in pairs, triples and fours, at places the pictures lack."""
+    generator = np.random.default_rng(4)
+    grounds = list(world.BACKGROUNDS)
+    found = []
+    for number, subject in enumerate(SUBJECTS):
+        seen = {(place, grounds[(at + number) % 4]) for at, place in enumerate(world.PLACES)}
+        free = [
+            (place, ground)
+            for place in world.PLACES
+            for ground in grounds
+            if (place, ground) not in seen
+        ]
+        for chosen in generator.choice(len(free), 2, replace=False):
+            place, ground = free[int(chosen)]
+            found.append(f"at {place} a {{{subject.name}}} on {ground}")
+    for one in SETS:
+        pairs = [(one[at], one[(at + 1) % 4]) for at in range(4)]
+        triples = [tuple(each for each in one if each is not left) for left in one]
+        for group, times in ((pairs, 2), (triples, 2), ([one], 6)):
+            for subjects in group:
+                for _ in range(times):
+                    found.append(_together(generator, tuple(subjects)))
+    return found
+
+
+def _together(generator: np.random.Generator, subjects: tuple[PlacedSubject, ...]) -> str:
+    """Subjects in an order and at places drawn by chance."""
+    scene = world.random_scene(generator, len(subjects), world.things())
+    order = generator.permutation(len(subjects))
+    names = {number: f"{{{subjects[int(who)].name}}}" for number, who in enumerate(order)}
+    return scene.caption(names=names)
+
+
+def write_world_row(plan: EvaluationPlan, folder: Path) -> None:
+    """The upper bound: what every prompt asks for, rendered by the world itself."""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    samples = []
+    for item in plan.items:
+        scene = parse_scene(item.prompt("description"))
+        for number, stem in enumerate(item.picture_names()):
+            generator = np.random.default_rng([item.seed + number])
+            file = folder / "pictures" / f"{stem}.png"
+            Image.fromarray(world.render([scene], generator)[0]).save(file)
+            names = tuple(subject.name for subject in item.subjects)
+            samples.append(Sample(file, item.prompt("noun"), names, scene.caption()))
+    shown = {
+        name: ShownSubject(name, subject.images, subject.noun, subject.description)
+        for name, subject in plan.subjects.items()
+    }
+    settings = {"pictures": "rendered by the world"}
+    Gallery("real pictures", tuple(samples), shown, settings=settings).write(folder)

@@ -1,0 +1,164 @@
+"""The report of `tools/reproduce --part table`: table, plot and contact sheet in tools/results."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import Image
+from reproduction_plan import WORLD_ROW
+
+from cones_registry import BaseModel
+from cones_registry.demo.sheet import Strip, contact_sheet
+from cones_registry.errors import NotFoundError
+from cones_registry.evaluation.plan import EvaluationPlan
+from cones_registry.evaluation.report import markdown
+from cones_registry.evaluation.scores import Scores, read_scores
+from cones_registry.evaluation.table import MEASURES, Table, make_table
+
+RESULTS = Path(__file__).parent / "results"
+TITLE = "The table's shape on the demo base: one to four subjects"
+
+
+def write_report(plan: EvaluationPlan, work: Path, base: BaseModel) -> None:
+    """Write table.md, table.json, table.png and table-pictures.png."""
+    names = [row.folder for row in plan.rows] + [WORLD_ROW]
+    found: dict[str, Scores] = {}
+    for name in names:
+        try:
+            found[name] = read_scores(work / "rows" / name)
+        except NotFoundError:
+            continue
+    table = make_table(list(found.values()), title=TITLE)
+    times: dict[str, float] = defaultdict(float)
+    for file in sorted((work / "times").glob("*.json")):
+        for what, seconds in json.loads(file.read_text()).items():
+            times[what] += seconds
+    RESULTS.mkdir(exist_ok=True)
+    record = table.to_json() | {
+        "details": {scores.method: details(scores) for scores in found.values()},
+        "core_seconds": {what: round(seconds, 1) for what, seconds in times.items()},
+        "machine": f"{platform.machine()}, one thread a process",
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+    (RESULTS / "table.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    text = markdown(table) + further(found) + spent(times, base)
+    (RESULTS / "table.md").write_text(text, "utf-8")
+    plot(table, RESULTS / "table.png")
+    sheet(plan, work, list(found)).save(RESULTS / "table-pictures.png", optimize=True)
+
+
+def details(scores: Scores) -> dict[str, dict[str, float]]:
+    """Shares by number of subjects, as the classifier sees them at the places asked for."""
+    groups: dict[int, list[dict[str, float]]] = defaultdict(list)
+    for picture in scores.pictures:
+        if picture.details:
+            groups[len(picture.subjects)].append(dict(picture.details))
+    return {
+        str(count): {key: statistics.fmean(each[key] for each in group) for key in sorted(group[0])}
+        for count, group in sorted(groups.items())
+    }
+
+
+def further(found: dict[str, Scores]) -> str:
+    """What the classifier sees beyond the table: whole pictures right, attributes, places."""
+    lines = [
+        "\n## What the classifier sees at the places asked for\n",
+        "Mean over one to four subjects; `all`: share of pictures in which every subject is right "
+        "in everything at its place, by number of subjects.\n",
+        "| method | shape | colour | texture | places taken | background | all: 1 | 2 | 3 | 4 |",
+        "|---|" + "---:|" * 9,
+    ]
+    for scores in found.values():
+        by_count = details(scores)
+        if not by_count:
+            continue
+        means = [
+            f"{statistics.fmean(each[key] for each in by_count.values()):.2f}"
+            for key in ("shape", "colour", "texture", "place", "background")
+        ]
+        whole = [
+            f"{by_count[str(count)]['all']:.2f}" if str(count) in by_count else "–"
+            for count in range(1, 5)
+        ]
+        lines.append(f"| {scores.method} | {' | '.join([*means, *whole])} |")
+    return "\n".join(lines) + "\n"
+
+
+def spent(times: dict[str, float], base: BaseModel) -> str:
+    """Processor time by stage."""
+    total = sum(times.values())
+    lines = [
+        "\n## Time\n",
+        f"`tools/reproduce --part table`: {total / 60:.0f} minutes of one core "
+        f"({platform.machine()}, one thread a process, shared with other work). Base model "
+        f"{base.fingerprint}.\n",
+        "| stage | core seconds |",
+        "|---|---:|",
+        *(f"| {what} | {seconds:.0f} |" for what, seconds in sorted(times.items())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(table: Table, file: Path) -> None:
+    """One panel a measure: means with intervals over the number of subjects."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(14, 4.5), layout="constrained")
+    colours = pyplot.get_cmap("tab20")
+    for axis, (measure, name) in zip(axes, MEASURES.items(), strict=True):
+        for number, row in enumerate(table.rows):
+            cells = row.cells[measure]
+            counts = sorted(cells)
+            means = [cells[count].mean for count in counts]
+            errors = [
+                [max(cells[c].mean - cells[c].low, 0) for c in counts],
+                [max(cells[c].high - cells[c].mean, 0) for c in counts],
+            ]
+            shifted = [count + 0.02 * (number - len(table.rows) / 2) for count in counts]
+            bound = row.method.startswith(("base", "real"))
+            axis.errorbar(
+                shifted,
+                means,
+                errors,
+                label=row.method,
+                color="0.5" if bound else colours(number),
+                linestyle="--" if bound else "-",
+                linewidth=2.5 if row.method == "gates/subject" else 1.2,
+                marker="o",
+                markersize=3,
+                elinewidth=0.7,
+            )
+        axis.set(title=name, xlabel="subjects in the picture", xticks=list(table.columns))
+        axis.grid(alpha=0.3)
+    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+def sheet(plan: EvaluationPlan, work: Path, folders: list[str]) -> Image.Image:
+    """The same prompts, drawn by every row: two of each number of subjects."""
+    chosen: list[tuple[str, str]] = []
+    for count in range(1, 5):
+        items = [item for item in plan.items if len(item.subjects) == count]
+        for item in (items[0], items[-1]):
+            chosen.append((item.picture_names()[0], item.template))
+    strips = []
+    for folder in folders:
+        files = [work / "rows" / folder / "pictures" / f"{stem}.png" for stem, _ in chosen]
+        if not all(file.exists() for file in files):
+            continue
+        pictures = tuple(Image.open(file).convert("RGB") for file in files)
+        groups = tuple(
+            (f"{at + 1} subject{'s' if at else ''}", pictures[2 * at : 2 * at + 2])
+            for at in range(4)
+        )
+        strips.append(Strip(folder, groups))
+    return contact_sheet(strips)
