@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jsonschema
 import pyarrow.parquet as pq
@@ -124,6 +125,17 @@ def test_the_page_shows_the_footer_of_the_example() -> None:
     page = (ROOT / "schema" / "mask.md").read_text()
 
     assert (EXAMPLES / "mask-footer.json").read_text() in page
+
+
+@pytest.mark.parametrize("path", [each for each in GOLDEN if "-class-" in each.stem])
+def test_the_reader_on_the_page_reads_layout_class(path: Path) -> None:
+    page = (ROOT / "schema" / "mask.md").read_text()
+    reader: dict[str, Any] = {}
+    exec(page.partition("```python class-reader\n")[2].partition("```")[0], reader)
+    mask = decode(path.read_bytes())
+
+    for row in pq.read_table(path).to_pylist():
+        assert reader["read_members"](row) == mask.indices(row["layer"]).tolist()
 
 
 def test_the_page_describes_every_layout() -> None:
