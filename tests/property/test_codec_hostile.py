@@ -130,6 +130,44 @@ def test_any_cells_in_a_sound_file_are_refused_or_hold_what_they_say(
     assert ConceptMask(TABLE, mask.words) == mask
 
 
+SMALL = LayerTable.from_shapes({"a": (4, 5)})
+STREAMS = ("bits", "gaps_4", "gaps_8", "gaps_64", "low")
+
+
+@given(
+    classes=st.tuples(st.sampled_from([1, 2, 3, 17]), st.sampled_from([0, 1, 2])),
+    shift=st.sampled_from([0, 1, 25]),
+    streams=st.lists(st.integers(0, 7), min_size=1, max_size=6),
+    labels=st.tuples(st.binary(max_size=3), st.binary(max_size=3)),
+    cells=st.fixed_dictionaries({name: st.binary(max_size=5) for name in STREAMS}),
+    count=st.integers(0, 20),
+)
+def test_any_blocks_in_a_sound_file_are_refused_or_hold_what_they_say(
+    classes: tuple[int, int],
+    shift: int,
+    streams: list[int],
+    labels: tuple[bytes, bytes],
+    cells: dict[str, bytes],
+    count: int,
+) -> None:
+    tables = {
+        "blocks": bytes((*classes, shift, *streams)),
+        "row_classes": labels[0],
+        "col_classes": labels[1],
+    }
+    columns = layer_columns(ConceptMask.empty(SMALL)) | {"n": Column(pa.array([count], pa.int32()))}
+    columns |= {name: binary_column([cell]) for name, cell in (tables | cells).items()}
+    empty = ConceptMask.empty(SMALL)
+    footer = Footer("class", "binary", SMALL.digest, empty.digest, 20, count)
+
+    try:
+        mask = decode(write_container(columns, footer), verify=False)
+    except CorruptDataError:
+        return
+    assert len(mask) == count
+    assert ConceptMask(SMALL, mask.words) == mask
+
+
 @given(st.binary(max_size=400))
 def test_random_bytes_are_refused(data: bytes) -> None:
     for each in (data, b"PAR1" + data + len(data).to_bytes(4, "little") + b"PAR1"):
