@@ -7,23 +7,18 @@ nobody uses; both are harmless. With the segment, everything is there at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
-from cones_registry.catalog.copy import State
 from cones_registry.catalog.events import Event
-from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import concept_of, highest_versions, versions_where
+from cones_registry.catalog.reader import highest_versions
 from cones_registry.catalog.segments import MAX_EVENTS, Segment, encode_segment
-from cones_registry.codec import encode, read_footer, read_ranks
-from cones_registry.digest import Digest, quote, sha256_bytes
+from cones_registry.codec import encode, read_footer
+from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
     CorruptDataError,
     LimitExceededError,
-    NotFoundError,
     StoreUnavailableError,
 )
 from cones_registry.manifest import Concept
@@ -37,9 +32,10 @@ from cones_registry.registry.drafts import (
     make_draft,
     parse_push,
     pushed_concept,
-    read_history,
 )
+from cones_registry.registry.equal_masks import find_equal_masks, share_blob
 from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.push_keys import pushed_before
 from cones_registry.registry.quotas import Quotas
 from cones_registry.store import KeyExistsError
 
@@ -73,7 +69,7 @@ class Pusher:
         unclear = self._unclear.pop(content, None)
         if unclear is not None:
             return self._commit(content, *unclear)
-        known = [self._by_key(draft) if draft.push.key else None for draft in drafts]
+        known = [pushed_before(self._ledger, draft) if draft.push.key else None for draft in drafts]
         new = [draft for draft, concept in zip(drafts, known, strict=True) if concept is None]
         if new:
             pushed = iter(self._push_new(content, new))
@@ -85,7 +81,7 @@ class Pusher:
     def _push_new(self, content: Digest, drafts: list[Draft]) -> list[Concept]:
         for base in {draft.base.fingerprint: draft.base for draft in drafts}.values():
             self._bases.ensure(base)
-        self._find_equal_masks(drafts)
+        find_equal_masks(self._ledger, drafts, self._pushed)
         numbers = self._next_numbers({(draft.owner, draft.name) for draft in drafts})
         for draft in drafts:
             draft.record["version"] = numbers[draft.owner, draft.name]
@@ -129,44 +125,6 @@ class Pusher:
         known.update({paths[path]: number for path, number in store.each(purged, paths)})
         return {name: number + 1 for name, number in known.items()}
 
-    def _find_equal_masks(self, drafts: list[Draft]) -> None:
-        """Point drafts at the blob of an equal mask that some concept in use refers to."""
-        wanted = {draft.record["mask_digest"] for draft in drafts}
-        # A handle that only pushes looks once; later pushes of others it meets as equal masks only
-        # after its next read. What it misses costs a second blob, nothing else.
-        state = self._ledger.state() if self._ledger.has_synced else self._ledger.fresh_now()
-        if not wanted & self._pushed and not _with_masks(state, wanted):
-            return
-        # Only what is in use right now: the blobs of removed concepts may be pruned.
-        found = _with_masks(self._ledger.fresh_now(), wanted)
-        for draft in drafts:
-            for version in found.get(draft.record["mask_digest"], ()):
-                if self._is_like(version, draft) and self._ledger.store.head(
-                    blob_key(version.record["blob_digest"])
-                ):
-                    _share_blob(draft, version.record)
-                    break
-
-    def _is_like(self, version: Version, draft: Draft) -> bool:
-        """Whether the blob of a version with the same mask says all that a draft has to say."""
-        if self._history_of(version) != draft.history:
-            return False
-        if draft.ranks is None:
-            return True
-        try:
-            ranks = read_ranks(self._ledger.blobs.get(version.record["blob_digest"]))
-        except (NotFoundError, CorruptDataError):
-            return False
-        return ranks is not None and np.array_equal(ranks, draft.ranks)
-
-    def _history_of(self, version: Version) -> tuple[Mapping[str, Any], ...]:
-        if not version.history:
-            return ()
-        try:
-            return read_history(self._ledger, version.record["blob_digest"])
-        except (NotFoundError, CorruptDataError):
-            return ({"unreadable": True},)
-
     def _encode(self, draft: Draft) -> bytes:
         """Encode the mask with the record in its footer."""
         concept = {
@@ -209,7 +167,7 @@ class Pusher:
         def numbers() -> Iterator[tuple[str, bytes]]:
             for draft in drafts:
                 if "blob_digest" not in draft.record:
-                    _share_blob(draft, first[content_of(draft)].record)
+                    share_blob(draft, first[content_of(draft)].record)
                 key, data = _reservation(draft)
                 by_key[key] = draft
                 yield key, data
@@ -254,38 +212,6 @@ class Pusher:
             except KeyExistsError:
                 continue
 
-    def _by_key(self, draft: Draft) -> Concept | None:
-        """The version an earlier push with this key made, None if there is none."""
-        state = self._ledger.fresh_now()
-        owner, name, key = draft.owner, draft.name, draft.push.key
-        for version in versions_where(
-            state, "owner = ? AND name = ? AND state IS NOT NULL", [owner, name]
-        ):
-            if version.push == key:
-                self._require_same_mask(draft, version.record)
-                return concept_of(version)
-        # Reserved, but not in the log: that push never got so far, or its segment is on its way.
-        store = self._ledger.store
-        for number in reversed(reservations.reserved_versions(store, owner, name)):
-            reserved = reservations.version_key(owner, name, number)
-            event = reservations.decode_reservation(reserved, store.get(reserved))
-            if event["push"] == key:
-                record = event["concept"]
-                self._require_same_mask(draft, record)
-                if store.head(blob_key(record["blob_digest"])) is None:
-                    return None
-                # Said twice, it is one version: the fold takes a version's first push.
-                self._ledger.commit([event])
-                return concept_of(Version(record, event["push"], event["history"]))
-        return None
-
-    def _require_same_mask(self, draft: Draft, record: Mapping[str, Any]) -> None:
-        if record["mask_digest"] != draft.record["mask_digest"]:
-            raise ConflictError(
-                f"key {quote(draft.push.key)} was used to push {record['owner']}/{record['name']}:"
-                f"{record['version']} with another mask. Use a new key for a new mask"
-            )
-
 
 def _reservation(draft: Draft) -> tuple[str, bytes]:
     """(key, bytes) of the reservation of a draft's number; its event is the one to commit."""
@@ -299,19 +225,3 @@ def _reservation(draft: Draft) -> tuple[str, bytes]:
     draft.event = event
     key = reservations.version_key(draft.owner, draft.name, draft.record["version"])
     return key, reservations.encode_reservation(event)
-
-
-def _share_blob(draft: Draft, record: Mapping[str, Any]) -> None:
-    """Let a draft refer to the blob of an equal mask."""
-    for name in ("blob_digest", "blob_bytes", "layout", "precision", "ranked"):
-        draft.record[name] = record[name]
-
-
-def _with_masks(state: State, digests: set[Digest]) -> dict[Digest, list[Version]]:
-    """mask digest -> versions in use with that mask."""
-    found: dict[Digest, list[Version]] = {}
-    for version in versions_where(
-        state, "mask_digest IN (SELECT unnest(?)) AND NOT removed AND NOT pruned", [list(digests)]
-    ):
-        found.setdefault(version.record["mask_digest"], []).append(version)
-    return found

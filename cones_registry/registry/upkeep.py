@@ -11,7 +11,8 @@ from cones_registry.manifest import Concept, Ref
 from cones_registry.registry import archives, compaction, exporting, pruning
 from cones_registry.registry.bases import Bases
 from cones_registry.registry.blob_cache import BlobCache, CachedBlob
-from cones_registry.registry.checking import Checker, CheckReport
+from cones_registry.registry.check_report import CheckReport
+from cones_registry.registry.checking import Checker
 from cones_registry.registry.compaction import CompactReport
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref
@@ -19,6 +20,7 @@ from cones_registry.registry.pruning import PrunePlan
 from cones_registry.registry.purging import PurgePlan, plan_purge
 from cones_registry.registry.pushing import Pusher
 from cones_registry.registry.quotas import Quota, Quotas, usage
+from cones_registry.registry.rebuilding import Rebuilder
 from cones_registry.registry.statistics import Statistics, statistics
 
 
@@ -53,14 +55,10 @@ class Upkeep:
             read_data: read everything and verify every digest.
             rebuild: first put back, from reservations and blob footers, what the catalogue lost.
         """
+        report = CheckReport()
         if rebuild:
-            report = Checker(self._ledger, self._bases).rebuild()
-            if not read_data:
-                return report
-            checked = Checker(self._ledger, self._bases).check(read_data=True)
-            checked.rebuilt, checked.discarded = report.rebuilt, report.discarded
-            return checked
-        return Checker(self._ledger, self._bases).check(read_data=read_data)
+            Rebuilder(self._ledger, report).rebuild()
+        return Checker(self._ledger, self._bases, report).check(read_data=read_data)
 
     def plan_prune(self: _Parts, *, grace: float = pruning.DEFAULT_GRACE) -> PrunePlan:
         """What can be deleted: `.freed_bytes`, `.condemned_bytes`, `.execute()`.
@@ -87,9 +85,14 @@ class Upkeep:
             wanted = as_ref(ref, self.default_owner)
         return plan_purge(self._ledger, owner, wanted)
 
-    def stats(self: _Parts) -> Statistics:
-        """Counts and sizes of the whole registry."""
-        return statistics(self._ledger)
+    def stats(self: _Parts, *, list_store: bool = False) -> Statistics:
+        """What the registry holds, and what the same concepts would take in other forms.
+
+        Args:
+            list_store: list every object too, for the bytes of log, snapshots and reservations: one
+                request a thousand objects.
+        """
+        return statistics(self._ledger, self._bases, list_store=list_store)
 
     # -- quotas -----------------------------------------------------------------------------------
 

@@ -1,0 +1,142 @@
+"""Rebuild: the catalogue again, from reservations and the footers of blobs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog.events import RECORD_KEYS, Event, check_event
+from cones_registry.catalog.fold import Key
+from cones_registry.catalog.reader import versions_where
+from cones_registry.codec import decode, read_footer
+from cones_registry.digest import Digest, sha256_bytes
+from cones_registry.errors import CorruptDataError, NotFoundError
+from cones_registry.registry import reservations
+from cones_registry.registry.blob_cache import digest_of_key
+from cones_registry.registry.check_report import CheckReport
+from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.pruning import blob_entries
+from cones_registry.resolver.sketch import FORMAT
+from cones_registry.store import Entry
+
+_PER_COMMIT: Final = 5000
+
+
+class Rebuilder:
+    """Puts back into the catalogue of one registry what it lost."""
+
+    def __init__(self, ledger: Ledger, report: CheckReport) -> None:
+        self._ledger = ledger
+        self._report = report
+
+    def rebuild(self) -> None:
+        """Put every version back whose reservation or footer is there and whose blob is whole.
+
+        Versions come back as they were pushed: with their tags then, not removed. Aliases come back
+        from their reservations. Damaged log segments are removed; what they said is made again as
+        far as it can be. What the catalogue still knows is left as it is.
+        """
+        ledger = self._ledger
+        ledger.require_writable()
+        self._discard_damaged_log()
+        ledger.copy.forget()
+        state = ledger.fresh_now()
+        known = {
+            (v.record["owner"], v.record["name"], v.record["version"])
+            for v in versions_where(state, "true")
+        }
+        blobs = blob_entries(ledger)
+        found: dict[Key, Event] = {}
+        aliases: dict[tuple[str, str, str], Event] = {}
+        for event in [*self._from_reservations(), *self._from_footers(blobs)]:
+            if event["type"] == "alias":
+                name = (event["owner"], event["name"], event["alias"])
+                if event["generation"] > aliases.get(name, {"generation": 0})["generation"]:
+                    aliases[name] = event
+                continue
+            record = event["concept"]
+            key = (record["owner"], record["name"], record["version"])
+            if key not in known and record["blob_digest"] in blobs:
+                found.setdefault(key, event)
+        events = [found[key] for key in sorted(found)]
+        events += [
+            event
+            for _, event in sorted(aliases.items())
+            if (event["owner"], event["name"], event["version"]) in known | found.keys()
+        ]
+        self._reserve_again(found.values())
+        for start in range(0, len(events), _PER_COMMIT):
+            ledger.commit(events[start : start + _PER_COMMIT])
+        self._report.rebuilt = len(events)
+
+    def _discard_damaged_log(self) -> None:
+        store = self._ledger.store
+        for key, data in store.get_many([e.key for e in store.list(segments.PREFIX)]):
+            try:
+                if data is not None:
+                    segment = segments.decode_segment(key, data)
+                    if segments.is_pointer(key):
+                        event = segment.events[0]
+                        manifest = snapshots.read_manifest(
+                            store, event["number"], event["manifest"]
+                        )
+                        snapshots.read_parquet(store, manifest)
+            except (CorruptDataError, NotFoundError):
+                store.delete(key)
+                self._report.discarded.append(key)
+        for number in snapshots.manifest_numbers(store):
+            try:
+                snapshots.read_parquet(store, snapshots.read_manifest(store, number))
+            except (CorruptDataError, NotFoundError):
+                store.delete(snapshots.manifest_key(number))
+                self._report.discarded.append(snapshots.manifest_key(number))
+
+    def _from_reservations(self) -> Iterator[Event]:
+        store = self._ledger.store
+        keys = [entry.key for entry in store.list(reservations.PREFIX)]
+        for key, data in store.get_many(keys):
+            if data is not None:
+                with self._report.noting(key):
+                    yield reservations.decode_reservation(key, data)
+
+    def _from_footers(self, blobs: dict[Digest, Entry]) -> Iterator[Event]:
+        for key, data in self._ledger.store.get_many(entry.key for entry in blobs.values()):
+            digest = digest_of_key(key) or ""
+            if data is None:
+                continue
+            with self._report.noting(key):
+                if sha256_bytes(data) != digest:
+                    raise CorruptDataError(f"its bytes have digest {sha256_bytes(data)}")
+                event = event_of_footer(data, digest)
+                if event is not None:
+                    yield event
+
+    def _reserve_again(self, events: Iterable[Event]) -> None:
+        """A version whose reservation was lost too must not be given twice."""
+        store = self._ledger.store
+        for event in events:
+            record = event["concept"]
+            key = reservations.version_key(record["owner"], record["name"], record["version"])
+            if store.head(key) is None:
+                store.put_new(key, reservations.encode_reservation(event))
+
+
+def event_of_footer(data: bytes, digest: Digest) -> Event | None:
+    """The push that a blob's footer tells of, None if it was not written by a registry."""
+    footer = read_footer(data)
+    concept = footer.get("concept")
+    if not isinstance(concept, dict) or "version" not in concept:
+        return None
+    concept = dict(concept)
+    push = concept.pop("push", "")
+    provenance = concept.get("provenance")
+    history = bool(provenance.get("history")) if isinstance(provenance, dict) else False
+    if isinstance(provenance, dict):
+        concept["provenance"] = {**provenance, "history": []}
+    concept.update(blob_digest=digest, blob_bytes=len(data), layout=footer["layout"])
+    record = {name: concept[name] for name in RECORD_KEYS if name in concept}
+    event = {"type": "push", "concept": record, "push": push, "history": history}
+    sketch = FORMAT.sketch(decode(data))
+    return check_event(event | {"sketch": base64.b64encode(sketch).decode("ascii")})
