@@ -73,6 +73,7 @@ def trials(folder: Path, count: int) -> list[Trial]:
 @click.command()
 @click.option("--base", "source", default="demo", show_default=True)
 @click.option("--method", "methods", multiple=True, default=tuple(BASELINES))
+@click.option("--rate", "rates", multiple=True, type=float, help="Only these learning rates.")
 @click.option("--steps", "points", multiple=True, type=int, default=(75, 150, 300))
 @click.option("--count", default=24, show_default=True, help="Pictures behind every share.")
 @click.option("--log", type=click.Path(path_type=Path), help="Rows so far, one JSON a line.")
@@ -80,6 +81,7 @@ def trials(folder: Path, count: int) -> list[Trial]:
 def main(
     source: str,
     methods: tuple[str, ...],
+    rates: tuple[float, ...],
     points: tuple[int, ...],
     count: int,
     log: Path | None,
@@ -96,7 +98,7 @@ def main(
         subject = SubjectImages(folder, TOKEN, SUBJECT.shape, _companions(base, folder))
         for method in methods:
             for rate in RATES[method]:
-                if (method, rate) in done:
+                if (method, rate) in done or (rates and rate not in rates):
                     continue
 
                 def measure(

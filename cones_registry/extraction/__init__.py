@@ -16,6 +16,7 @@ from cones_registry.extraction.methods import Method
 from cones_registry.extraction.progress import Step
 from cones_registry.extraction.settings import ExtractionSettings
 from cones_registry.extraction.subject_images import SubjectImages
+from cones_registry.extraction.tuning import TuneSettings, Tuning
 
 __all__ = [
     "METHODS",
@@ -32,6 +33,8 @@ __all__ = [
     "Method",
     "Step",
     "SubjectImages",
+    "TuneSettings",
+    "Tuning",
     "base_companions",
     "held_out_losses",
     "read_companions",

@@ -93,8 +93,16 @@ def encode_texts(
             if "prompt_2" in accepted:  # SDXL: embeddings, negative, pooled, negative pooled
                 pooled.append(found[2])
         embeddings = torch.cat(parts)
-        rows = [_rows(base, prompt, token, class_noun, embeddings.shape[1]) for prompt in prompts]
-    return Texts(embeddings, torch.stack(rows), torch.cat(pooled) if pooled else None)
+    rows = find_rows(base, prompts, token, class_noun, embeddings.shape[1])
+    return Texts(embeddings, rows, torch.cat(pooled) if pooled else None)
+
+
+def find_rows(
+    base: BaseModel, prompts: Sequence[str], token: str | None, class_noun: str, length: int
+) -> torch.Tensor:
+    """Rows of ``token`` (with the noun that follows it) in each prompt: bool [P, ``length``]."""
+    with base.lock:
+        return torch.stack([_rows(base, text, token, class_noun, length) for text in prompts])
 
 
 def _rows(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ from cones_registry.extraction.extraction import Extraction
 from cones_registry.extraction.first_order import FirstOrder
 from cones_registry.extraction.gates import Gates
 from cones_registry.extraction.images import Sources
+from cones_registry.extraction.joint_tuning import tune
 from cones_registry.extraction.loss import ConceptImplantingLoss
 from cones_registry.extraction.materials import Companions, Materials
 from cones_registry.extraction.methods import Method
@@ -25,7 +25,10 @@ from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.prior import default_cache_folder
 from cones_registry.extraction.progress import Progress, reporting
 from cones_registry.extraction.settings import ExtractionSettings
+from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
+from cones_registry.extraction.tuning import Composed, TuneSettings, Tuning
+from cones_registry.extraction.versions import library_versions
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.manifest import SCOPES, Provenance, Scope
 
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 METHODS: Final[Mapping[str, type[Method]]] = {
     method.name: method for method in (Gates, Cones, FirstOrder)
 }
-_LIBRARIES = ("cones-registry", "torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 class Extractor:
@@ -128,7 +130,7 @@ class Extractor:
             parameters=parameters,
             image_digests=tuple(picture.digest for picture in materials.pictures),
             history=learnt.history,
-            versions=_versions(),
+            versions=library_versions(),
             prompt=materials.captions[0].text(materials.name),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -141,6 +143,44 @@ class Extractor:
             learnt.history,
             learnt.scores,
         )
+
+    def tune(
+        self,
+        composition: Composed,
+        images: Mapping[str, SubjectImages | Sources],
+        steps: int | None = None,
+        *,
+        seed: int = 0,
+        tuning: TuneSettings | None = None,
+        settings: ExtractionSettings | None = None,
+        progress: Progress = "auto",
+    ) -> Tuning:
+        """Learn what the members of a composition's masks are multiplied by, on all subjects.
+
+        composition: what ``registry.resolve`` gave. images: ref, as in ``composition.refs`` ->
+            pictures of that concept's subject, as ``extract`` takes them; ``SubjectImages`` where
+            it has companions of its own, or no token is kept with it.
+        steps: instead of that of ``tuning``.
+
+        The members stay as they are; with scope ``subject`` each mask acts on its own rows still.
+        Deterministic by ``seed`` on one machine. Raises BaseModelMismatchError, UsageError
+        (pictures for other concepts than the composition's), and what ``extract`` raises.
+        """
+        tuning = tuning or TuneSettings()
+        if steps is not None:
+            tuning = replace(tuning, steps=steps)
+        with reporting(progress, f"tune {len(composition.members)} concepts") as on_step:
+            return tune(
+                self.base,
+                self.schedule,
+                composition,
+                images,
+                tuning=tuning,
+                settings=settings or ExtractionSettings(),
+                seed=seed,
+                cache_folder=self.cache_folder,
+                on_step=on_step,
+            )
 
     def _loss(
         self,
@@ -180,13 +220,3 @@ def _target(method: Method, density: float | None, tau: float | None) -> Target:
     if density is None and tau is None:
         density = method.default_density
     return Target(density, tau)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found[library] = "unknown"
-    return found

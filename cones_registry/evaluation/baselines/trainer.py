@@ -103,8 +103,10 @@ def train(
         **batches.counts,
     }
 
+    apart = 0.0  # seconds spent in on_tuned, which is not training
+
     def tuned(own: BaseModel, kept: dict[str, torch.Tensor], curve: Curve) -> Tuned:
-        spent = time.monotonic() - began
+        spent = time.monotonic() - began - apart
         return Tuned(method, own, words, kept, parameters, tuple(curve.history), spent)
 
     with reporting(progress, recipe.title) as on_step:
@@ -114,7 +116,9 @@ def train(
             curve.add(number, descent.step(batches.next(), number))
             if on_tuned is not None and number in at:
                 kept = _kept(trainable)
+                left = time.monotonic()
                 on_tuned(number, tuned(restore(recipe, base, words, kept), kept, curve))
+                apart += time.monotonic() - left
     kept = _kept(trainable)
     trainable.settle()
     return tuned(settled(base, model, recipe.title), kept, curve)

@@ -1,0 +1,129 @@
+"""Tuning: what joint tuning is asked for and what it gives; ``Extractor.tune`` makes one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cones_registry.errors import UsageError
+from cones_registry.factors import Precision
+from cones_registry.manifest import Provenance
+from cones_registry.mask import ConceptMask
+
+if TYPE_CHECKING:
+    from cones_registry.layers import LayerTable
+    from cones_registry.manifest import Concept, Scope
+
+METHOD = "tune"
+"""``Provenance.method`` of what joint tuning made."""
+
+
+class ComposedPart(Protocol):
+    """One mask of a composition and where it acts."""
+
+    @property
+    def mask(self) -> ConceptMask: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def token(self) -> str | None: ...
+    @property
+    def class_noun(self) -> str | None: ...
+    @property
+    def refs(self) -> tuple[str, ...]: ...
+
+
+class ComposedMember(Protocol):
+    """One concept of a composition."""
+
+    @property
+    def ref(self) -> str: ...
+    @property
+    def concept(self) -> Concept: ...
+
+
+class Composed(Protocol):
+    """What ``registry.resolve`` gives."""
+
+    @property
+    def base(self) -> str: ...
+    @property
+    def table(self) -> LayerTable: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def parts(self) -> Sequence[ComposedPart]: ...
+    @property
+    def members(self) -> Sequence[ComposedMember]: ...
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How factors are learnt.
+
+    steps: batches in all; None: 40 for each subject. batch_size: pictures in each.
+    learning_rate: of Adam, falling to a tenth by a cosine. precision: what factors are kept at.
+    together: pictures of the other subjects are companions, so the subjects are seen side by side.
+    """
+
+    steps: int | None = None
+    batch_size: int = 8
+    learning_rate: float = 0.03
+    precision: Precision = "float16"
+    together: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that cannot be."""
+        if (self.steps is not None and self.steps < 1) or self.batch_size < 1:
+            raise UsageError(
+                f"steps={self.steps}, batch_size={self.batch_size}; expected at least 1 of each"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate={self.learning_rate}; expected above 0")
+
+
+@dataclass(frozen=True)
+class TunedPart:
+    """A mask of the composition with learnt factors; what ``Request`` and ``push`` need of it."""
+
+    mask: ConceptMask
+    scope: Scope
+    token: str | None
+    class_noun: str | None
+    refs: tuple[str, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """A composition after joint tuning; ``Request(prompt, composition=tuning)`` draws with it.
+
+    base: fingerprint. table: layers. parts: as the composition's, with factors.
+    history: the loss curve.
+    """
+
+    base: str
+    table: LayerTable
+    parts: tuple[TunedPart, ...]
+    history: tuple[Mapping[str, Any], ...] = field(repr=False)
+
+    def pushes(self, ref: str) -> list[dict[str, Any]]:
+        """What ``registry.push_many`` keeps of it: derived concepts named after ``ref``.
+
+        One part is ``ref`` itself; of several each is ``ref-token``. ``registry.resolve(…,
+        tuned=True)`` finds them by the concepts they were tuned from.
+        """
+        return [
+            {
+                "ref": ref if len(self.parts) == 1 else f"{ref}-{part.token or part.scope}",
+                "mask": part.mask,
+                "base": self.base,
+                "scope": part.scope,
+                "token": part.token,
+                "class_noun": part.class_noun,
+                "provenance": part.provenance,
+            }
+            for part in self.parts
+        ]
