@@ -17,13 +17,14 @@ import torch
 from reproduction_plan import (
     OURS,
     RIVALS,
+    SEEDS,
     SUBJECTS,
     WORLD_ROW,
     write_plan,
     write_subjects,
     write_world_row,
 )
-from reproduction_report import write_report
+from reproduction_report import RESULTS, write_report
 
 from cones_registry import BaseModel, Extractor, Registry
 from cones_registry.batch import Compositions, LocalEngine
@@ -38,6 +39,7 @@ from cones_registry.evaluation.scoring import score_gallery
 from cones_registry.extraction import read_companions
 
 OWNER = "demo"
+QUICK_STEPS = 2
 STAGES = ("learn", "draw", "score", "report")
 
 
@@ -73,7 +75,7 @@ def open_registry(folder: Path) -> Registry:
         return Registry.create(url, default_owner=OWNER)
 
 
-def learn_row(row: str, base: BaseModel, folder: Path) -> None:
+def learn_row(row: str, base: BaseModel, folder: Path, steps: int | None) -> None:
     """Learn what the row needs and the registry lacks."""
     method, scope = OURS[row]
     registry = open_registry(folder)
@@ -93,6 +95,7 @@ def learn_row(row: str, base: BaseModel, folder: Path) -> None:
             read_companions(at.folder / "companions"),
             scope=scope,
             method=method,
+            steps=steps,
             progress=None,
         )
         registry.push(
@@ -107,20 +110,25 @@ def learn_row(row: str, base: BaseModel, folder: Path) -> None:
         )
 
 
-def table(work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...]) -> None:
+def table(
+    work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...], *, quick: bool
+) -> None:
     """The table: every row learnt, drawn and scored, then the report of all that is there."""
+    steps = QUICK_STEPS if quick else None
     base = BaseModel.load(source, device="cpu")
     # What was made with another base model is of no use for this one.
-    folder = work / f"table-{base.fingerprint.removeprefix('sha256:')[:12]}"
+    folder = (
+        work / f"{'quick' if quick else 'table'}-{base.fingerprint.removeprefix('sha256:')[:12]}"
+    )
     clock = Clock(folder)
     clock("subjects", lambda: write_subjects(base, folder))
-    plan = read_plan(write_plan(folder))
+    plan = read_plan(write_plan(folder, seeds=1 if quick else SEEDS, steps=steps))
     chosen = [row for row in plan.rows if not rows or row.name in rows]
     measure = demo_measure()
     for row in chosen:
         place = folder / "rows" / row.folder
         if "learn" in stages and row.name in OURS:
-            clock(f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder))
+            clock(f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder, steps))
         if "draw" in stages:
             say(f"drawing {row.name}")
             registry = open_registry(folder)
@@ -151,7 +159,7 @@ def table(work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...
         if "score" in stages:
             score_gallery(read_gallery(place), measure).write(place / SCORES)
     if "report" in stages:
-        write_report(plan, folder, base)
+        write_report(plan, folder, base, folder if quick else RESULTS)
 
 
 @click.command()
@@ -171,14 +179,20 @@ def table(work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...
     show_default=True,
     help="Where everything is kept until the report.",
 )
+@click.option("--quick", is_flag=True, help="See that it runs: next to no learning, one seed.")
 def main(
-    part: str, rows: tuple[str, ...], stages: tuple[str, ...], source: str, work: Path
+    part: str,
+    rows: tuple[str, ...],
+    stages: tuple[str, ...],
+    source: str,
+    work: Path,
+    quick: bool,
 ) -> None:
     """Measure, and write tools/results."""
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     if part in ("all", "table"):
-        table(work, source, rows, stages)
+        table(work, source, rows, stages, quick=quick)
 
 
 if __name__ == "__main__":

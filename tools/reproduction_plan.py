@@ -85,8 +85,9 @@ def write_subjects(base: BaseModel, work: Path) -> None:
         (folder / "companions" / "done").touch()
 
 
-def write_plan(work: Path) -> Path:
-    """The plan of the table, as `cones evaluate` reads it."""
+def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> Path:
+    """The plan of the table, as `cones evaluate` reads it; steps: of a rival, a subject."""
+    trained = {} if steps is None else {"steps": steps}
     plan = {
         "format": FORMAT,
         "subjects": {
@@ -99,7 +100,7 @@ def write_plan(work: Path) -> Path:
             for subject in SUBJECTS
         },
         "prompts": prompts(),
-        "seeds": SEEDS,
+        "seeds": seeds,
         "first_seed": 5000,
         "rows": [
             {"name": "base, class noun", "words": "noun"},
@@ -116,6 +117,7 @@ def write_plan(work: Path) -> Path:
                 {
                     "name": name,
                     "baseline": name,
+                    **trained,
                     "sets": [
                         *([subject.name] for subject in SUBJECTS),
                         *([subject.name for subject in one] for one in SETS),

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from PIL import Image
-from reproduction_plan import WORLD_ROW
+from reproduction_plan import RIVALS, WORLD_ROW
 
 from cones_registry import BaseModel
 from cones_registry.demo.sheet import Strip, contact_sheet
@@ -21,11 +21,12 @@ from cones_registry.evaluation.scores import Scores, read_scores
 from cones_registry.evaluation.table import MEASURES, Table, make_table
 
 RESULTS = Path(__file__).parent / "results"
+OURS_BEST = "gates/subject"
 TITLE = "The table's shape on the demo base: one to four subjects"
 
 
-def write_report(plan: EvaluationPlan, work: Path, base: BaseModel) -> None:
-    """Write table.md, table.json, table.png and table-pictures.png."""
+def write_report(plan: EvaluationPlan, work: Path, base: BaseModel, results: Path) -> None:
+    """Write table.md, table.json, table.png and table-pictures.png to ``results``."""
     names = [row.folder for row in plan.rows] + [WORLD_ROW]
     found: dict[str, Scores] = {}
     for name in names:
@@ -38,18 +39,60 @@ def write_report(plan: EvaluationPlan, work: Path, base: BaseModel) -> None:
     for file in sorted((work / "times").glob("*.json")):
         for what, seconds in json.loads(file.read_text()).items():
             times[what] += seconds
-    RESULTS.mkdir(exist_ok=True)
+    results.mkdir(exist_ok=True)
     record = table.to_json() | {
         "details": {scores.method: details(scores) for scores in found.values()},
         "core_seconds": {what: round(seconds, 1) for what, seconds in times.items()},
         "machine": f"{platform.machine()}, one thread a process",
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    (RESULTS / "table.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    text = markdown(table) + further(found) + spent(times, base)
-    (RESULTS / "table.md").write_text(text, "utf-8")
-    plot(table, RESULTS / "table.png")
-    sheet(plan, work, list(found)).save(RESULTS / "table-pictures.png", optimize=True)
+    (results / "table.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    text = markdown(table) + verdicts(table) + further(found) + spent(times, base)
+    (results / "table.md").write_text(text, "utf-8")
+    plot(table, results / "table.png")
+    sheet(plan, work, list(found)).save(results / "table-pictures.png", optimize=True)
+
+
+def verdicts(table: Table) -> str:
+    """What was hoped for, number of subjects by number of subjects, and whether it is so."""
+    rows = {row.method: row for row in table.rows}
+    rivals = [rows[name] for name in RIVALS if name in rows]
+    lines = [
+        "\n## What was to be shown\n",
+        f"`{OURS_BEST}` against each rival; yes or no by the means, whose intervals are above.\n",
+        "| subjects | claim | ours | rivals | holds |",
+        "|---:|---|---:|---|---|",
+    ]
+    if OURS_BEST not in rows or not rivals:
+        return ""
+    ours = rows[OURS_BEST]
+    for count in table.columns:
+        for measure, share, claim in (
+            ("text", 1.0, "text alignment at least Custom Diffusion's and DreamBooth's"),
+            ("presence", 0.9, "presence at least nine tenths of the best rival's"),
+        ):
+            own = ours.cells[measure].get(count)
+            named = {
+                row.method: row.cells[measure][count].mean
+                for row in rivals
+                if count in row.cells[measure]
+                and (measure == "presence" or row.method in ("custom-diffusion", "dreambooth"))
+            }
+            if own is None or not named:
+                continue
+            holds = own.mean >= share * max(named.values())
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
+            verdict = "yes" if holds else "**no**"
+            lines.append(f"| {count} | {claim} | {own.mean:.3f} | {listed} | {verdict} |")
+    custom = rows.get("custom-diffusion")
+    if custom and custom.bytes_per_concept and ours.bytes_per_concept:
+        saved = 1 - ours.bytes_per_concept / custom.bytes_per_concept
+        lines.append(
+            f"| | storage at least 98 % below Custom Diffusion's float32 K/V | "
+            f"{ours.bytes_per_concept:,.0f} bytes | {custom.bytes_per_concept:,.0f} bytes | "
+            f"{'yes' if saved >= 0.98 else '**no**'}, {saved:.1%} less |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def details(scores: Scores) -> dict[str, dict[str, float]]:
