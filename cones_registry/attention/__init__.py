@@ -38,9 +38,11 @@ Everything is differentiable, so learning needs nothing else. Freeze the model
 
 ``subject_rows(tokenizer, prompt, token=…, class_noun=…) -> bool [T]`` finds the rows of a concept's
 own tokens; ``mask_weights(mask)`` is the ``weights`` of a ``ConceptMask``; ``plan_rows`` makes the
-edits of a batch of requests; ``shut(unet, mask)`` is the in-place reference.
+edits of a batch of requests; ``shut(unet, mask)`` is the in-place reference;
+``with record_maps(unet) as maps:`` notes where in the picture each row is attended to.
 """
 
+from cones_registry.attention.maps import AttentionMaps, record_maps
 from cones_registry.attention.modules import CrossAttention, cross_attentions, unservable_reason
 from cones_registry.attention.plan import MaskedPart, RequestParts, plan_rows
 from cones_registry.attention.rows import KVRows, RowEdit, project_rows
@@ -50,6 +52,7 @@ from cones_registry.attention.tokens import names_token, subject_rows
 from cones_registry.attention.weights import check_table, mask_weights
 
 __all__ = [
+    "AttentionMaps",
     "CrossAttention",
     "KVRows",
     "MaskedPart",
@@ -62,6 +65,7 @@ __all__ = [
     "names_token",
     "plan_rows",
     "project_rows",
+    "record_maps",
     "serve",
     "shut",
     "subject_rows",

@@ -17,6 +17,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Make": {
         "extract": "Learn a concept from photos.",
         "generate": "Draw a prompt with any concepts.",
+        "attention": "Show where a subject is attended to, with its mask and without.",
         "batch": "Draw many pictures from a file of job lines.",
         "evaluate": "Measure methods side by side: plan, generate, score, table.",
     },

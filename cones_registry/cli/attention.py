@@ -1,0 +1,127 @@
+"""`cones attention`: where a prompt's subject is attended to, with its mask and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cones_registry.errors import UsageError
+
+from .session import Session
+from .verb import verb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIDE = 256  # pixels; smaller pictures are shown enlarged, or their outlines would cover them
+GAP = 8
+
+
+@verb()
+@click.argument("ref")
+@click.option("--prompt", required=True, help="What to draw; it names the concept's token.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("attention.png"),
+    show_default=True,
+    help="Above the pictures with outlines, below the maps; left without the mask, right with it.",
+)
+@click.option("--base", "source", metavar="MODEL", help="Folder, hub id or `demo`; else its own.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Else the base model's.")
+@click.option("--guidance", type=float, default=None, help="Else the base model's.")
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Where the outline runs: 0 is the map's lowest value, 1 its highest.",
+)
+@click.option("--device", default="auto", show_default=True)
+def command(
+    session: Session,
+    ref: str,
+    prompt: str,
+    out: Path,
+    source: str | None,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
+    level: float,
+    device: str,
+) -> None:
+    """Show what the words of concept REF attend to while PROMPT is drawn.
+
+    \b
+    cones attention alice/circle --prompt "a photo of V1 circle on grass" -o map.png
+    """
+    registry = session.open(read_only=True)
+    concept = registry.get(ref)
+    if not concept.token:
+        raise UsageError(
+            f"{concept.ref} has no token, so its words in a prompt cannot be told. Push it with "
+            "the token it was learnt with"
+        )
+    composition = registry.resolve(concept.ref)
+    source = source or registry.base(composition.base).source
+    if source is None:
+        raise UsageError(
+            "which base model? Name its folder, its hub id or `demo` with --base; the concept was "
+            f"made for {composition.base}"
+        )
+    from cones_registry.attention import record_maps, subject_rows
+    from cones_registry.attention.outlines import heated, outlined
+    from cones_registry.base_model import BaseModel
+    from cones_registry.generation import Generator, Request
+
+    base = BaseModel.load(source, device=device)
+    tokenizer = base.tokenizers[0]
+    rows = subject_rows(
+        tokenizer,
+        base.pipeline.maybe_convert_prompt(prompt, tokenizer),
+        token=concept.token,
+        class_noun=concept.class_noun,
+    )
+    requests = [
+        Request(prompt, seed=seed),
+        Request(prompt, composition=composition, seed=seed),
+    ]
+    with record_maps(base.denoiser) as maps:
+        pictures = Generator(base).generate(requests, steps=steps, guidance_scale=guidance)
+    columns = []
+    for entry, picture in zip((-2, -1), pictures, strict=True):
+        shown = enlarged(picture)
+        heat = maps.of(rows, entry, shape=(shown.height, shown.width))
+        columns.append((outlined(shown, heat, level=level), heated(heat)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside(columns).save(out)
+    session.output.line(str(out))
+
+
+def enlarged(picture: Image) -> Image:
+    """The picture, at least SIDE pixels on its shorter side, without smoothing."""
+    from PIL.Image import Resampling
+
+    times = max(1, -(-SIDE // min(picture.size)))
+    return picture.resize((picture.width * times, picture.height * times), Resampling.NEAREST)
+
+
+def beside(columns: Sequence[tuple[Image, ...]]) -> Image:
+    """One picture of columns of pictures of one size."""
+    from PIL import Image as Images
+
+    from cones_registry.attention.outlines import PAPER
+
+    width, height = columns[0][0].size
+    across, down = len(columns), len(columns[0])
+    size = (across * (width + GAP) - GAP, down * (height + GAP) - GAP)
+    sheet = Images.new("RGB", size, PAPER)
+    for column, pictures in enumerate(columns):
+        for row, picture in enumerate(pictures):
+            sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
+    return sheet
