@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "compact": "Fold the log into a snapshot.",
         "prune": "Free the bytes of what was removed.",
         "purge": "Remove an owner or a concept for good, with proof.",
+        "quota": "Limit what an owner may keep.",
         "stats": "Say what is kept and what that saves.",
         "export": "Write concepts to an archive, or the catalogue for other engines.",
         "import": "Push the concepts of an archive.",

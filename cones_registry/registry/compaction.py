@@ -187,7 +187,7 @@ def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
     # nothing that names what is gone.
     stages = (doomed, old_pointers, manifests, parquets)
     for stage in stages:
-        list(store.each(store.delete, [entry.key for entry in stage]))
+        store.delete_many(entry.key for entry in stage)
     gone = [entry for stage in stages for entry in stage]
     return len(gone), sum(entry.size for entry in gone)
 

@@ -99,7 +99,7 @@ def make_draft(push: Push, default_owner: str) -> Draft:
     if ref.version is not None or ref.alias is not None or ref.digest is not None:
         raise UsageError(
             f"cannot push to {str(ref)!r}: the registry gives the version. "
-            f"Push to {ref.name!r}, then set aliases with `alias`"
+            f"Push to {str(Ref(ref.owner, ref.name))!r}, then set aliases with `alias`"
         )
     mask = push.mask
     if not isinstance(mask, ConceptMask):

@@ -95,7 +95,7 @@ class PrunePlan:
                 spared.append(digest)
             elif marked is not None and stamp_milliseconds(marked[0]) <= before + 1:
                 doomed.append(digest)
-        list(ledger.store.each(lambda digest: ledger.store.delete(blob_key(digest)), doomed))
+        ledger.store.delete_many(blob_key(digest) for digest in doomed)
         for digest in doomed:
             ledger.blobs.forget(digest)
         gone = doomed + spared

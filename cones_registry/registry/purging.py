@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from cones_registry.catalog import segments, snapshots
 from cones_registry.catalog.documents import seal
@@ -40,6 +40,8 @@ from cones_registry.registry.traces import (
     mentions,
     named_in,
     rows_in_parquet,
+    search,
+    versions_of,
 )
 
 _COMPACTIONS: Final = 20
@@ -92,8 +94,8 @@ class PurgePlan:
         }
         removed = sorted({*self.blobs, *self.shared})
         committed = ledger.commit([*events, {"type": "purge", "names": names, "blobs": removed}])
-        list(store.each(lambda digest: store.delete(blob_key(digest)), removed))
-        list(store.each(store.delete, self.reserved))
+        store.delete_many(blob_key(digest) for digest in removed)
+        store.delete_many(self.reserved)
         store.tidy(f"{reservations.PREFIX}{self.owner}/" + (f"{self.name}/" if self.name else ""))
         if self.name is None:
             store.tidy(f"quotas/{self.owner}/")
@@ -160,7 +162,7 @@ class PurgePlan:
         after: tuple[int, int],
     ) -> PurgeReceipt:
         ledger = self._ledger
-        objects, size, found = self._scan()
+        objects, size, found = search(ledger, self.owner, self.name)
         if found:
             raise ConflictError(
                 f"{found} objects still speak of what was purged: it was written again meanwhile. "
@@ -187,34 +189,6 @@ class PurgePlan:
         ledger.store.put_new(f"receipts/{receipt.id}.json", data)
         return PurgeReceipt(**{**receipt.__dict__, "digest": sha256_bytes(data)})
 
-    def _scan(self) -> tuple[int, int, int]:
-        """(objects, bytes, findings) of a search through all that could still hold the names."""
-        ledger, store = self._ledger, self._ledger.store
-        objects = size = found = 0
-        for entry in store.list(""):
-            objects += 1
-            each = reservations.parse_key(entry.key)
-            found += bool(each and self._concerns(each.owner, each.name))
-            found += entry.key.startswith(f"quotas/{self.owner}/") and self.name is None
-        for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
-            size += len(data or b"")
-            found += data is not None and self._in_segment(key, data)
-        newest = snapshots.newest_manifest(store)
-        state = ledger.fresh_now()
-        if newest is not None:
-            size += newest.size
-            parquet = snapshots.read_parquet(store, newest)
-            found += rows_in_parquet(parquet, self.owner, self.name)
-        found += len(_versions(state, self.owner, self.name))
-        for key, data in store.get_many([entry.key for entry in _blobs_of(ledger).values()]):
-            size += len(data or b"")
-            found += data is not None and self._concerns(*named_in(data))
-            del key
-        return objects, size, int(found)
-
-    def _in_segment(self, key: str, data: bytes) -> bool:
-        return mentions(segments.decode_segment(key, data), self.owner, self.name)
-
 
 def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
     """What a purge of an owner, or of one concept, would remove; see `PurgePlan`."""
@@ -232,7 +206,7 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
     whose = owner or ""
     store = ledger.store
     state = ledger.fresh_now()
-    versions = _versions(state, whose, name)
+    versions = versions_of(state, whose, name)
     names: dict[str, int] = {}
     reserved = []
     for entry in store.list(f"{reservations.PREFIX}{whose}/" + (f"{name}/" if name else "")):
@@ -266,7 +240,7 @@ def _blobs_to_go(
     ledger: Ledger, versions: list[Version], owner: str, name: str | None
 ) -> tuple[dict[Digest, int], dict[Digest, int]]:
     """(blobs used by nobody else, blobs used by others whose footer holds the purged record)."""
-    entries = _blobs_of(ledger)
+    entries = blob_entries(ledger)
     state = ledger.state()
     used_by_others: set[Digest] = set()
     used: set[Digest] = set()
@@ -289,16 +263,6 @@ def _blobs_to_go(
         elif digest in mine or is_named:
             blobs[digest] = entries[digest].size
     return blobs, shared
-
-
-def _blobs_of(ledger: Ledger) -> dict[Digest, Any]:
-    return blob_entries(ledger)
-
-
-def _versions(state: Any, owner: str, name: str | None) -> list[Version]:
-    if name is None:
-        return versions_where(state, "owner = ?", [owner])
-    return versions_where(state, "owner = ? AND name = ?", [owner, name])
 
 
 def _versions_of_blob(ledger: Ledger, digest: Digest) -> list[Version]:

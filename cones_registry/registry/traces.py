@@ -10,11 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
+from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import read_footer
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError
+from cones_registry.registry import reservations
 from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.pruning import blob_entries
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def footer_of(version: Version, old: dict[str, Any]) -> dict[str, Any]:
 
 
 def mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
+    """Whether a segment speaks of the owner, or of the one concept."""
     for event in segment.events:
         concept = event.get("concept", event)
         if concept.get("owner") == owner and name in (None, concept.get("name")):
@@ -97,6 +102,43 @@ def rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
     if name is not None:
         match = pc.and_(match, pc.equal(rows["name"], name))
     return int(pc.sum(match).as_py() or 0)
+
+
+def search(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int, int]:
+    """(objects, bytes, findings) of a search through all that could still hold the names."""
+    store = ledger.store
+
+    def concerns(whose: str, what: str) -> bool:
+        return whose == owner and name in (None, what)
+
+    objects = size = found = 0
+    for entry in store.list(""):
+        objects += 1
+        each = reservations.parse_key(entry.key)
+        found += each is not None and concerns(each.owner, each.name)
+        found += entry.key.startswith(f"quotas/{owner}/") and name is None
+    for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
+        if data is not None:
+            size += len(data)
+            found += mentions(segments.decode_segment(key, data), owner, name)
+    newest = snapshots.newest_manifest(store)
+    state = ledger.fresh_now()
+    if newest is not None:
+        size += newest.size
+        found += rows_in_parquet(snapshots.read_parquet(store, newest), owner, name)
+    found += len(versions_of(state, owner, name))
+    for _, data in store.get_many([entry.key for entry in blob_entries(ledger).values()]):
+        if data is not None:
+            size += len(data)
+            found += concerns(*named_in(data))
+    return objects, size, found
+
+
+def versions_of(state: State, owner: str, name: str | None) -> list[Version]:
+    """Versions of an owner, or of the one concept."""
+    if name is None:
+        return versions_where(state, "owner = ?", [owner])
+    return versions_where(state, "owner = ? AND name = ?", [owner, name])
 
 
 def count_log(ledger: Ledger) -> tuple[int, int]:

@@ -185,6 +185,10 @@ class Store(ABC):
             self._attempt(lambda: self._delete(key), "delete", key)
         self.fault("delete-done", key)
 
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove several objects, in any order; those that are not there are fine."""
+        list(self.each(self.delete, keys))
+
     def tidy(self, prefix: str) -> None:  # noqa: B027  (object stores have no folders)
         """Remove what is left of empty folders below `prefix`: a purged name may not live on."""
 

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from cones_registry.errors import NotFoundError
 from cones_registry.store.base import MAX_OBJECT_BYTES, PARALLEL, Entry, Store
+from cones_registry.store.keys import check_key
 from cones_registry.store.trouble import ObjectTooLargeError
 
+_MOST_DELETED: Final = 1000
 _MAKE_BUCKET: Final = {
     "s3": "aws s3 mb s3://{}",
     "gs": "gcloud storage buckets create gs://{}",
@@ -85,6 +87,24 @@ class RemoteStore(Store):
 
     def _delete(self, key: str) -> None:
         self.filesystem.rm_file(self._path(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """As `Store.delete_many`; S3 removes a thousand with one request."""
+        listed = list(keys)
+        if not hasattr(self.filesystem, "_bulk_delete"):
+            super().delete_many(listed)
+            return
+        for start in range(0, len(listed), _MOST_DELETED):
+            chunk = listed[start : start + _MOST_DELETED]
+            for key in chunk:
+                check_key(key)
+                self.fault("delete", key)
+            try:
+                self.filesystem.rm([self._path(key) for key in chunk])
+            except Exception:  # one at a time: with retries, and errors in our words
+                super().delete_many(chunk)
+            for key in chunk:
+                self.fault("delete-done", key)
 
     def _head(self, key: str) -> Entry:
         info = self.filesystem.info(self._path(key))

@@ -1,6 +1,7 @@
 """Object store servers on loopback: started once, on free ports, ended by their process id."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -117,6 +118,13 @@ def ministack_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
 
 @pytest.fixture(scope="session")
+def ceph_options() -> dict[str, Any]:
+    """Storage options of the Ceph gateway that tools/test_ceph has started."""
+    options: dict[str, Any] = json.loads(CEPH or "{}")
+    return options
+
+
+@pytest.fixture(scope="session")
 def azurite_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Storage options of an Azurite server."""
     pytest.importorskip("adlfs")
@@ -145,7 +153,10 @@ def azurite_script() -> Path | None:
     return script if home and script.is_file() else None
 
 
-KINDS = ("local", "memory", "moto", "ministack", "azurite")
+# Storage options of a Ceph gateway, as JSON: set by tools/test_ceph.
+CEPH = os.environ.get("CONES_TEST_CEPH")
+S3_KINDS = ("moto", "ministack", *(["ceph"] if CEPH else []))
+KINDS = ("local", "memory", *S3_KINDS, "azurite")
 
 
 @pytest.fixture(params=KINDS)
@@ -154,7 +165,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return make_place(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["moto", "ministack"])
+@pytest.fixture(params=S3_KINDS)
 def s3_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place on each S3 server in turn."""
     return make_place(request.param, request, tmp_path)

@@ -141,6 +141,14 @@ def test_a_delete_removes_and_may_be_repeated(place: Place) -> None:
     assert store.get("a/b") == b"y"
 
 
+def test_several_are_deleted_at_once_also_those_that_are_not_there(place: Place) -> None:
+    store = store_at(place)
+    keys = [f"log/{number}" for number in range(7)]
+    store.put_many((key, b"x") for key in [*keys, "log/kept"])
+    store.delete_many([*keys[:5], "log/never", *keys[5:]])
+    assert [entry.key for entry in store.list("log/")] == ["log/kept"]
+
+
 def test_objects_of_megabytes_are_created_conditionally(place: Place) -> None:
     require_conditional_create(store_at(place), bytes(3 * 2**20))
 

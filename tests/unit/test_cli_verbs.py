@@ -302,6 +302,19 @@ def test_the_catalogue_is_exported_for_other_engines(two: Command) -> None:
     refused(two, "export", "catalogue.jsonl", "bob/cat", code=2)
 
 
+def test_a_quota_is_set_shown_kept_and_lifted(cones: Command, file: Callable[..., Path]) -> None:
+    cones("push", "alice/one", file("one", 1))
+    cones("quota", "alice", "--concepts", 1, "--bytes", "1GB")
+    limits = {"owner": "alice", "concepts": 1, "bytes": 10**9}
+    assert cones.json("quota")[0].items() >= limits.items()
+    cones("push", "alice/two", file("two", 2), code=16)
+    assert "the quota is 1" in cones.err
+    cones("quota", "alice", "--concepts", "none")
+    assert cones.json("quota", "alice")[0].items() >= (limits | {"concepts": None}).items()
+    cones("push", "alice/two", file("two", 2))
+    cones("quota", "--concepts", 1, code=2)
+
+
 def test_stats_say_what_is_kept_and_what_it_saves(two: Command) -> None:
     found = two.json("stats")
     assert (found["owners"], found["concepts"], found["versions"]) == (2, 2, 3)

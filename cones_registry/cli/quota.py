@@ -1,0 +1,78 @@
+"""`cones quota`: how much owners may keep."""
+
+from __future__ import annotations
+
+import click
+
+from .filters import parse_size
+from .output import counted, size
+from .session import Session
+from .verb import verb
+
+_NONE = "none"
+
+
+@verb(reads=True)
+@click.argument("owner", required=False)
+@click.option("--concepts", metavar="N", help="At most N concepts; none: any number.")
+@click.option("--bytes", "byte_limit", metavar="SIZE", help="At most SIZE, as 2GB; none: any.")
+def command(
+    session: Session, owner: str | None, concepts: str | None, byte_limit: str | None
+) -> None:
+    """Show the limits of OWNER, or of every owner that has any, and what they keep; or set them.
+
+    Every writer enforces them at push (exit code 16). A limit that is not named stays as it is.
+    """
+    changes = concepts is not None or byte_limit is not None
+    registry = session.open(read_only=not changes)
+    output = session.output
+    if owner is not None and changes:
+        before = registry.quota(owner)
+        registry.set_quota(
+            owner,
+            concepts=before.concepts if concepts is None else _count(concepts),
+            bytes=before.bytes if byte_limit is None else _size(byte_limit),
+        )
+    elif changes:
+        raise click.UsageError("whose limit? Name the owner: cones quota alice --concepts 100")
+    quotas = registry.quotas() if owner is None else [registry.quota(owner)]
+    used = [registry.usage(quota.owner) for quota in quotas]
+    if output.as_json:
+        output.document(
+            [
+                {
+                    "owner": quota.owner,
+                    "concepts": quota.concepts,
+                    "bytes": quota.bytes,
+                    "used_concepts": names,
+                    "used_bytes": total,
+                }
+                for quota, (names, total) in zip(quotas, used, strict=True)
+            ]
+        )
+        return
+    rows = [
+        (
+            quota.owner,
+            f"{names:,}",
+            "any" if quota.concepts is None else f"{quota.concepts:,}",
+            size(total),
+            "any" if quota.bytes is None else size(quota.bytes),
+        )
+        for quota, (names, total) in zip(quotas, used, strict=True)
+    ]
+    output.table(("owner", "concepts", "of", "bytes", "of"), rows)
+    if owner is None:
+        output.message(f"{counted(len(rows), 'owner')} with limits")
+
+
+def _count(text: str) -> int | None:
+    if text == _NONE:
+        return None
+    if not text.isdecimal():
+        raise click.UsageError(f"--concepts takes a number or none, not {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> int | None:
+    return None if text == _NONE else parse_size(text)
