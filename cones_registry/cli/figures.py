@@ -1,4 +1,4 @@
-"""Figures of compositions. Needs the extra `plot`."""
+"""Figures of compositions and of registries. Needs the extra `plot`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cones_registry.errors import StoreUnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from cones_registry.registry.statistics import Statistics
     from cones_registry.resolver import Composition
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -28,24 +29,27 @@ def draw_composition(composition: Composition, path: Path) -> None:
     refs = composition.refs
     # Each with itself shares all, which says nothing: left white.
     shares = [[float("nan")] * len(refs) for _ in refs]
+    words = [[""] * len(refs) for _ in refs]
     for pair in composition.overlaps:
         first, second = refs.index(pair.first), refs.index(pair.second)
         shares[first][second] = shares[second][first] = pair.jaccard
+        text = f"{pair.jaccard:.3f}\n({pair.expected_jaccard:.3f})"
+        words[first][second] = words[second][first] = text
     largest = max((pair.jaccard for pair in composition.overlaps), default=1.0) or 1.0
-    left.imshow(shares, cmap="Blues", vmin=0, vmax=largest)
+    left.imshow(shares, cmap="Blues", vmin=0, vmax=1.5 * largest)
     left.set_xticks(range(len(refs)), refs, rotation=30, ha="right")
     left.set_yticks(range(len(refs)), refs)
-    left.set_title("neurons shared / neurons of both (Jaccard)")
-    for row, values in enumerate(shares):
-        for column, value in enumerate(values):
-            if row != column:
-                dark = value > 0.6 * largest
-                left.text(
-                    *(column, row, f"{value:.3f}"),
-                    ha="center",
-                    va="center",
-                    color="white" if dark else "black",
-                )
+    left.set_title("neurons shared / neurons of both (by chance)")
+    for row, texts in enumerate(words):
+        for column, text in enumerate(texts):
+            dark = shares[row][column] > 0.9 * largest
+            left.text(
+                *(column, row, text),
+                ha="center",
+                va="center",
+                fontsize=9 if len(refs) <= 6 else 5,
+                color="white" if dark else "black",
+            )
     layers = list(composition.density_by_layer)
     positions = range(len(layers))
     right.barh(positions, [100 * composition.density_by_layer[layer] for layer in layers])
@@ -54,6 +58,43 @@ def draw_composition(composition: Composition, path: Path) -> None:
     right.axvline(100 * composition.density, color="black", linewidth=0.8, linestyle="--")
     right.set_xlabel("% of the layer's neurons that are shut (dashed: all layers)")
     right.set_title("density by layer")
+    _save(figure, path)
+
+
+def draw_statistics(found: Statistics, path: Path) -> None:
+    """Bytes of each form on a logarithmic axis, and how many versions have which density.
+
+    Args:
+        found: what a registry holds.
+        path: PNG, SVG or PDF by its suffix.
+
+    Raises:
+        UsageError: another suffix, or an empty registry. StoreUnavailableError: the file cannot be
+            written.
+    """
+    from .output import size
+    from .stats import density_names, forms
+
+    if not found.versions:
+        raise UsageError("an empty registry has no sizes to draw. Push a concept first")
+    figure = _figure(path, 12, 4.5)
+    left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
+    names, sizes = zip(*forms(found), strict=True)
+    colours = ["tab:green", *["tab:gray"] * (len(sizes) - 1)]
+    left.barh(range(len(sizes)), [max(taken, 1) for taken in sizes], color=colours, log=True)
+    left.set_yticks(range(len(sizes)), names)
+    left.invert_yaxis()
+    left.set_xlim(max(min(sizes), 1) / 10, 100 * max(sizes))
+    for place, taken in enumerate(sizes):
+        saved = f", {1 - found.used_bytes / taken:.1%} saved" if place and taken else ""
+        left.text(max(taken, 1) * 1.3, place, size(taken) + saved, va="center", fontsize=9)
+    left.set_xlabel("bytes (logarithmic)")
+    left.set_title(f"{found.versions:,} versions of {found.concepts:,} concepts as")
+    right.bar(range(len(found.densities)), found.densities)
+    labels = [name.replace(" to ", "–").replace("up–", "≤ ") for name in density_names()]
+    right.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
+    right.set_ylabel("versions")
+    right.set_title("density of their masks")
     _save(figure, path)
 
 

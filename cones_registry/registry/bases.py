@@ -22,12 +22,14 @@ class Base:
         table: its layers.
         source: "demo" or a hub id, None where it was a folder of somebody's machine.
         pinned: whether the fingerprint is of weights.
+        parameters: of the whole denoiser, None where nobody recorded it.
     """
 
     fingerprint: Digest
     table: LayerTable
     source: str | None
     pinned: bool
+    parameters: int | None = None
 
 
 def base_key(fingerprint: Digest) -> str:
@@ -63,7 +65,14 @@ def base_for(mask: ConceptMask, given: Any) -> Base:
             f"the mask was made for layer table {mask.table.digest}, the base model "
             f"{fingerprint} has {table.digest}. Give the model the mask was made with"
         )
-    return Base(parse_digest(fingerprint), table, _public_source(given), pinned=True)
+    source, parameters = _public_source(given), _parameter_count(given)
+    return Base(parse_digest(fingerprint), table, source, pinned=True, parameters=parameters)
+
+
+def _parameter_count(given: Any) -> int | None:
+    """Parameters of the model's denoiser; None for an object that has none."""
+    parameters = getattr(getattr(given, "denoiser", None), "parameters", None)
+    return sum(each.numel() for each in parameters()) if callable(parameters) else None
 
 
 def _public_source(given: Any) -> str | None:
@@ -91,12 +100,14 @@ class Bases:
         """
         known = self._known.get(base.fingerprint)
         if known is None:
-            body = {
+            body: dict[str, Any] = {
                 "fingerprint": base.fingerprint,
                 "table": base.table.to_json(),
                 "source": base.source,
                 "pinned": base.pinned,
             }
+            if base.parameters is not None:
+                body["parameters"] = base.parameters
             try:
                 self._store.put_new(base_key(base.fingerprint), seal("base", body))
                 known = base
@@ -123,6 +134,7 @@ class Bases:
                 LayerTable.from_json(body.get("table")),
                 source if isinstance(source, str) else None,
                 body.get("pinned") is True,
+                _count(body.get("parameters")),
             )
             self._known[fingerprint] = known
         return known
@@ -135,3 +147,7 @@ class Bases:
                 f"{ref} is recorded for base {fingerprint} with layer table {table.digest}, but "
                 f"its mask has {mask.table.digest}. Push it again"
             )
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 2**50 else None
