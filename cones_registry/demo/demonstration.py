@@ -43,7 +43,7 @@ class DemoSize:
     subject_trials: int = 32
     pair_trials: int = 16
     companions: int = 6
-    learning_steps: int | None = 500
+    learning_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

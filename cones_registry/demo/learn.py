@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -10,9 +11,18 @@ from cones_registry.base_model import BaseModel
 from cones_registry.demo import world
 from cones_registry.demo.measure import BATCH
 from cones_registry.demo.subjects import Subject
-from cones_registry.extraction import Companion, Extraction, Extractor, base_companions
+from cones_registry.extraction import (
+    Companion,
+    Extraction,
+    ExtractionSettings,
+    Extractor,
+    base_companions,
+)
 from cones_registry.extraction.progress import Progress
 from cones_registry.manifest import Scope
+
+SETTINGS: Final = ExtractionSettings(towards_noise=4.0)
+"""The demo base decides what a thing is at the noisiest steps, so most examples come from there."""
 
 
 def companions(
@@ -50,6 +60,7 @@ def learn(
     scope: Scope = "subject",
     method: str = "gates",
     seed: int = 0,
+    settings: ExtractionSettings = SETTINGS,
     progress: Progress = "auto",
     **options: object,
 ) -> Extraction:
@@ -66,6 +77,7 @@ def learn(
         method=method,
         seed=seed,
         companions=tuple(beside),
+        settings=settings,
         progress=progress,
         **options,  # type: ignore[arg-type]
     )

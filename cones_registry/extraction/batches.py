@@ -146,13 +146,28 @@ class Batches:
         # Rows are found for one subject; who learns several finds each one's own.
         only = subjects[0] if len(subjects) == 1 else None
         token, noun = (only.token, only.class_noun) if only else (None, "")
+        noun = "" if settings.rows == "token" else noun
+        padding = settings.rows == "padding"
         prior = None
         if latents:
             told = [[text] for text in prompts]
-            prior = ExampleBank(base, torch.cat(latents), told, token=token, class_noun=noun)
+            prior = ExampleBank(
+                base,
+                torch.cat(latents),
+                told,
+                token=token,
+                class_noun=noun,
+                include_padding=padding,
+            )
         return cls(
             schedule,
-            subject=ExampleBank.of(base, [*alone, *company], token=token, class_noun=noun),
+            subject=ExampleBank.of(
+                base,
+                [*alone, *company],
+                token=token,
+                class_noun=noun,
+                include_padding=padding,
+            ),
             collage_count=len(company),
             prior=prior,
             settings=weighed,

@@ -72,9 +72,16 @@ _RARE_WORDS = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm", "olis", 
 
 
 def encode_texts(
-    base: BaseModel, prompts: Sequence[str], *, token: str | None = None, class_noun: str = ""
+    base: BaseModel,
+    prompts: Sequence[str],
+    *,
+    token: str | None = None,
+    class_noun: str = "",
+    include_padding: bool = False,
 ) -> Texts:
     """Encode prompts; rows of ``token`` (with the noun that follows it) are found where it stands.
+
+    include_padding: also the rows after the prompt.
 
     Raises NotFoundError if a prompt names the token past what the text encoder reads.
     """
@@ -93,20 +100,35 @@ def encode_texts(
             if "prompt_2" in accepted:  # SDXL: embeddings, negative, pooled, negative pooled
                 pooled.append(found[2])
         embeddings = torch.cat(parts)
-    rows = find_rows(base, prompts, token, class_noun, embeddings.shape[1])
+    rows = find_rows(
+        base, prompts, token, class_noun, embeddings.shape[1], include_padding=include_padding
+    )
     return Texts(embeddings, rows, torch.cat(pooled) if pooled else None)
 
 
 def find_rows(
-    base: BaseModel, prompts: Sequence[str], token: str | None, class_noun: str, length: int
+    base: BaseModel,
+    prompts: Sequence[str],
+    token: str | None,
+    class_noun: str,
+    length: int,
+    *,
+    include_padding: bool = False,
 ) -> torch.Tensor:
     """Rows of ``token`` (with the noun that follows it) in each prompt: bool [P, ``length``]."""
     with base.lock:
-        return torch.stack([_rows(base, text, token, class_noun, length) for text in prompts])
+        return torch.stack(
+            [_rows(base, text, token, class_noun, length, include_padding) for text in prompts]
+        )
 
 
 def _rows(
-    base: BaseModel, prompt: str, token: str | None, class_noun: str, length: int
+    base: BaseModel,
+    prompt: str,
+    token: str | None,
+    class_noun: str,
+    length: int,
+    include_padding: bool,
 ) -> torch.Tensor:
     found = torch.zeros(length, dtype=torch.bool)
     if token is None:
@@ -115,7 +137,13 @@ def _rows(
     for tokenizer in base.tokenizers:
         text = base.pipeline.maybe_convert_prompt(prompt, tokenizer)
         found |= subject_rows(
-            tokenizer, text, token=token, class_noun=class_noun, length=length, required=named
+            tokenizer,
+            text,
+            token=token,
+            class_noun=class_noun,
+            length=length,
+            include_padding=include_padding,
+            required=named,
         )
     return found
 

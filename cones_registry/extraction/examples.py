@@ -44,12 +44,15 @@ class ExampleBank:
         *,
         token: str | None = None,
         class_noun: str = "",
+        include_padding: bool = False,
     ) -> None:
         self.latents = latents.to(base.device)
         distinct = sorted({prompt for each in prompts for prompt in each})
         number = {prompt: position for position, prompt in enumerate(distinct)}
         self.prompts = tuple(distinct)
-        self.texts: Texts = encode_texts(base, distinct, token=token, class_noun=class_noun)
+        self.texts: Texts = encode_texts(
+            base, distinct, token=token, class_noun=class_noun, include_padding=include_padding
+        )
         self._choices = [torch.tensor([number[prompt] for prompt in each]) for each in prompts]
 
     @classmethod
@@ -60,11 +63,19 @@ class ExampleBank:
         *,
         token: str | None = None,
         class_noun: str = "",
+        include_padding: bool = False,
     ) -> ExampleBank:
-        """Encode pictures and captions."""
+        """Encode pictures and captions; the rest as ``encode_texts``."""
         latents = encode_pictures(base, [example.image for example in examples])
         prompts = [example.prompts for example in examples]
-        return cls(base, latents, prompts, token=token, class_noun=class_noun)
+        return cls(
+            base,
+            latents,
+            prompts,
+            token=token,
+            class_noun=class_noun,
+            include_padding=include_padding,
+        )
 
     def __len__(self) -> int:
         return len(self._choices)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cones_registry.errors import UsageError
 from cones_registry.extraction.loss import LossSettings
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Scope
+
+
+Rows = Literal["phrase", "token", "padding"]
+ROWS: Final[tuple[str, ...]] = get_args(Rows)
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,12 @@ class ExtractionSettings:
     prior_weight: weight of the class pictures; None: 1 for scope ``prompt``, 0 for ``subject``,
         where every row that is not the subject's is the base model's own.
     prior_count: class pictures. prior_steps, guidance_scale: how they are drawn.
-    towards_noise: more timesteps from the noisy end, see ``NoiseSchedule.stratified``.
+    towards_noise: more timesteps from the noisy end, where the text decides; see
+        ``NoiseSchedule.stratified``.
     flip: mirror pictures too; it swaps left and right, and writing.
+    rows: which rows are the subject's own, in scope ``subject``. "phrase": placeholder and class
+        noun. "token": the placeholder alone; keep the concept without a class noun then.
+        "padding": also all after the prompt; generate with ``include_padding=True`` then.
     Raises UsageError for values that cannot be.
     """
 
@@ -32,8 +40,9 @@ class ExtractionSettings:
     prior_count: int = 24
     prior_steps: int = 30
     guidance_scale: float = 2.0
-    towards_noise: float = 0.0
+    towards_noise: float = 1.0
     flip: bool = False
+    rows: Rows = "phrase"
 
     def __post_init__(self) -> None:
         if not 0 <= self.collage_share <= 1:
@@ -42,6 +51,8 @@ class ExtractionSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"{name}={value}; expected at least 0")
+        if self.rows not in ROWS:
+            raise UsageError(f"rows={self.rows!r}; expected one of {', '.join(ROWS)}")
         if self.prior_count < 1 or self.prior_steps < 1:
             raise UsageError(
                 f"prior_count={self.prior_count}, prior_steps={self.prior_steps}; "

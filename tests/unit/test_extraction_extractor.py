@@ -22,6 +22,9 @@ from cones_registry.extraction import (
     Gates,
     held_out_losses,
 )
+from cones_registry.extraction.batches import Batches
+from cones_registry.extraction.materials import Materials
+from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.manifest import Provenance
 
 if TYPE_CHECKING:
@@ -77,6 +80,57 @@ def test_gates_land_at_their_target(extract: Callable[..., Extraction]) -> None:
     found = extract(method=Gates(steps=60, batch_size=4), density=0.08)
     assert found.density == pytest.approx(0.08, abs=0.002)
     assert max(entry["density"] for entry in found.history) <= 0.08 + 1e-3
+
+
+def test_a_warm_start_shuts_from_the_first_step_on(extract: Callable[..., Extraction]) -> None:
+    cold, warm = (
+        extract(
+            method=Gates(steps=1, batch_size=4, learning_rate=0.01, warm_start=batches),
+            density=0.08,
+        )
+        for batches in (0, 4)
+    )
+    assert cold.history[0]["density"] < 0.01
+    assert 0.04 < warm.history[0]["density"] <= 0.08 + 1e-3
+
+
+@pytest.mark.parametrize(("rows", "counts"), [("token", {1}), ("phrase", {2})])
+def test_the_mask_is_learnt_at_the_rows_that_were_chosen(
+    tiny_base: "BaseModel", pictures: Path, tmp_path: Path, rows: str, counts: set[int]
+) -> None:
+    assert {
+        int(each.sum()) for each in rows_learnt_at(tiny_base, pictures, tmp_path, rows)
+    } == counts
+
+
+def test_rows_after_the_prompt_may_belong_to_the_subject(
+    tiny_base: "BaseModel", pictures: Path, tmp_path: Path
+) -> None:
+    found = rows_learnt_at(tiny_base, pictures, tmp_path, "padding")
+    phrase = rows_learnt_at(tiny_base, pictures, tmp_path, "phrase")
+    assert found[:, -1].all()
+    assert (found >= phrase).all()
+    assert not found[:, 0].any()
+
+
+def rows_learnt_at(base: "BaseModel", pictures: Path, cache: Path, rows: str) -> torch.Tensor:
+    """The subject's rows of every prompt that is learnt from, bool [P, T]."""
+    settings = ExtractionSettings(rows=rows)  # type: ignore[arg-type]
+    batches = Batches.gather(
+        base,
+        NoiseSchedule.of(base.pipeline.scheduler),
+        [
+            Materials.gather(
+                base, pictures, token="sks", class_noun="dog", prompts=None, companions=None
+            )
+        ],
+        settings=settings,
+        weighed=settings.for_scope("subject"),
+        batch_size=2,
+        seed=0,
+        cache_folder=cache,
+    )
+    return batches.subject.texts.rows
 
 
 def test_a_mask_can_be_cut_to_a_lower_density(extract: Callable[..., Extraction]) -> None:
@@ -250,6 +304,11 @@ def test_a_companion_may_not_name_the_token(
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    for settings in ({"collage_share": 2.0}, {"prior_weight": -1.0}, {"prior_count": 0}):
+    for settings in (
+        {"collage_share": 2.0},
+        {"prior_weight": -1.0},
+        {"prior_count": 0},
+        {"rows": "all"},
+    ):
         with pytest.raises(UsageError):
             ExtractionSettings(**settings)  # type: ignore[arg-type]
