@@ -81,8 +81,8 @@ class Compositions:
 
     def prefetch(self, chunk: Chunk) -> Future[None]:
         """Resolve what ``chunk`` needs in the background; a failure shows when it is used."""
-        wanted = dict.fromkeys(picture.concepts for picture in chunk.pictures)
-        return self._ahead.submit(self._load, wanted)
+        wanted = {picture.refs: picture.concepts for picture in chunk.pictures}
+        return self._ahead.submit(self._load, wanted.values())
 
     def close(self) -> None:
         """Stop fetching ahead."""

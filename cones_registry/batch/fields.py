@@ -27,11 +27,13 @@ class BadLine:
 class BadJobsError(UsageError):
     """Some lines cannot be run; ``lines`` says which and why. Nothing has run."""
 
-    def __init__(self, lines: Sequence[BadLine]) -> None:
+    def __init__(self, lines: Sequence[BadLine], total: int | None = None) -> None:
+        """lines: the bad ones. total: of how many, if that is known."""
         self.lines = tuple(lines)
         shown = "\n".join(f"  {line}" for line in lines)
+        of = "the" if total is None else f"{total:,}"
         super().__init__(
-            f"{len(lines)} of the lines cannot be run:\n{shown}\n"
+            f"{len(lines):,} of {of} lines cannot be run:\n{shown}\n"
             "Nothing was done. Correct them, or skip them with --keep-going"
         )
 

@@ -111,7 +111,7 @@ def run_learning(
     store = out if isinstance(out, Store) else open_store(out)
     parsed, bad = parse_subjects(subjects)
     if bad and not keep_going:
-        raise BadJobsError(bad)
+        raise BadJobsError(bad, len(parsed) + len(bad))
     digest = lines_digest(subjects)
     try:
         identity = engine.start(EngineSettings(base, None, device, dtype))

@@ -77,7 +77,7 @@ def run_batch(
     pins, good, unusable = _pin(parsed, compositions, old.pins if old else {})
     bad = sorted(bad + unusable, key=lambda line: line.line)
     if bad and not keep_going:
-        raise BadJobsError(bad)
+        raise BadJobsError(bad, len(good) + len(bad))
     format = old.format if old else format or "png"
     settings = EngineSettings(base, registry, device, dtype, format=format)
     try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cones_registry.batch import BatchReport, Compositions, Engine
     from cones_registry.batch import Progress as RunProgress
 
+SHOWN_FAILURES = 30
 _OPTIONS = (
     click.option(
         "--device",
@@ -145,13 +146,19 @@ def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -
     output = session.output
     if output.as_json:
         output.document(report.to_json())
-    for failure in report.failures:
+    for failure in report.failures[:SHOWN_FAILURES]:
         which = "" if failure.number is None else f", {noun} {failure.number}"
         output.message(f"line {failure.line}{which}: {failure.reason}")
-    kept = f", {report.kept:,} were there" if report.kept else ""
+    if len(report.failures) > SHOWN_FAILURES:
+        output.message(f"… and {len(report.failures) - SHOWN_FAILURES:,} more: {out}/report.json")
+    failed = report.total - report.made - report.kept
+    skipped = len(report.failures) - failed  # lines that are none ask for nothing
+    facts = [f"{report.made:,} of {counted(report.total, noun)} made"]
+    facts += [f"{report.kept:,} were there"] if report.kept else []
+    facts += [f"{failed:,} failed"] if failed else []
+    facts += [f"{counted(skipped, 'line')} skipped"] if skipped else []
     output.message(
-        f"{report.made:,} of {counted(report.total, noun)} made{kept} in {report.seconds:.0f} s"
-        f" ({report.rate:.2f} a second): {out}"
+        f"{', '.join(facts)} in {report.seconds:.0f} s ({report.rate:.2f} a second): {out}"
     )
     if not report.succeeded:
         raise click.exceptions.Exit(1)

@@ -28,6 +28,7 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.generation import Generator, Request, read_recipe
+from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask
 from cones_registry.registry import Registry
 from cones_registry.store import Store, open_store
@@ -47,6 +48,7 @@ def registry(tiny_base: BaseModel, random_mask: MakeMask, tmp_path: Path) -> Ite
                 scope="subject",
                 token=token,
                 class_noun=name,
+                provenance=Provenance(method="gates", parameters={"steps": 3}),
             )
         registry.push("alice/style", random_mask(table, seed=9, density=0.1), base=tiny_base)
         registry.alias("alice/dog", "prod")

@@ -166,3 +166,4 @@ def test_a_batch_draws_what_is_missing_and_its_exit_code_says_whether_all_is_the
     captured = capsys.readouterr()
     assert json.loads(captured.out)["made"] == 2
     assert "line 2" in captured.err
+    assert "2 of 2 pictures made, 1 line skipped in" in captured.err
