@@ -125,6 +125,26 @@ def _set_stream(
     return count if low.size == (count * shift + 7) // 8 else -1
 
 
+@njit(cache=True, nogil=True)
+def _set_bytes(packed: Any, data: Any, escape: int, bit_count: int) -> Any:
+    """Gaps without a shift: one pass that checks them all, and one with no branch in it."""
+    total = np.int64(0)
+    members = np.int64(0)
+    largest = np.uint8(0)
+    for byte in data:
+        total += byte
+        members += byte != escape
+        largest = max(largest, byte)
+    if largest > escape or total + members > bit_count:
+        return -1
+    position = np.int64(-1)
+    for byte in data:
+        member = np.int64(byte != escape)
+        position += byte + member
+        packed[position >> 3] |= np.uint8(member << (position & 7))
+    return members
+
+
 @njit(
     types.int64(_PACKED, _BYTES, types.int64, _BYTES, types.int64, types.int64),
     cache=True,
@@ -134,18 +154,10 @@ def set_gaps(packed: Any, data: Any, escape: int, low: Any, shift: int, bit_coun
     """As `gaps.set_gaps`."""
     if data.size and data[-1] == escape:
         return -1
-    position = np.int64(-1)
-    count = np.int64(0)
     if not shift:
-        # No branch: one on skips would often be guessed wrongly.
-        for byte in data:
-            member = np.int64(byte != escape)
-            position += byte + member
-            if byte > escape or position >= bit_count:
-                return -1
-            packed[position >> 3] |= np.uint8(member << (position & 7))
-            count += member
-        return -1 if low.size else count
+        return -1 if low.size else _set_bytes(packed, data, escape, bit_count)
+    position = np.int64(-1)
+    count = 0
     for byte in data:
         position += np.int64(byte) << shift
         if byte >= escape:
