@@ -7,12 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from cones_registry.batch.byte_cache import ByteCache
 from cones_registry.batch.plan import Chunk
 from cones_registry.errors import ConesError, CorruptDataError, UsageError
 from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
+from cones_registry.registry.byte_cache import ByteCache
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, resolve
 
 DEFAULT_MASK_BYTES = 1 << 30

@@ -13,13 +13,18 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.manifest import Concept
+    from cones_registry.resolver import Member
 
 
 @verb()
 @click.argument("prompt")
 @click.option(
-    "-c", "--concept", "refs", multiple=True, metavar="REF", help="A concept to draw; repeatable."
+    "-c",
+    "--concept",
+    "refs",
+    multiple=True,
+    metavar="REF",
+    help="A concept to draw, or REF*0.7; repeatable.",
 )
 @click.option(
     "-o",
@@ -130,9 +135,7 @@ def command(
         "base": base.fingerprint,
         "dtype": str(base.dtype).removeprefix("torch."),
         "composition": composition.digest if composition else None,
-        "concepts": [_recorded(registry.get(ref)) for ref in composition.refs]
-        if registry and composition
-        else [],
+        "concepts": [_recorded(member) for member in composition.members] if composition else [],
         "versions": library_versions(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +146,11 @@ def command(
         session.output.line(str(path))
 
 
-def _recorded(concept: Concept) -> dict[str, str | None]:
+def _recorded(member: Member) -> dict[str, str | None]:
     """One concept as a recipe keeps it."""
+    concept = member.concept
     return {
-        "ref": concept.ref,
+        "ref": member.ref,
         "mask_digest": concept.mask_digest,
         "blob_digest": concept.blob_digest,
         "scope": concept.scope,

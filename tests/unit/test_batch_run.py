@@ -18,7 +18,6 @@ from cones_registry.batch import (
     Progress,
     run_batch,
 )
-from cones_registry.batch.byte_cache import ByteCache
 from cones_registry.batch.engine import Task
 from cones_registry.errors import (
     BaseModelMismatchError,
@@ -31,6 +30,7 @@ from cones_registry.generation import Generator, Request, read_recipe
 from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask
 from cones_registry.registry import Registry
+from cones_registry.registry.byte_cache import ByteCache
 from cones_registry.store import Store, open_store
 
 MakeMask = Callable[..., ConceptMask]
