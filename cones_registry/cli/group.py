@@ -36,6 +36,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Combine": {
         "resolve": "Say what several concepts come to.",
+        "similar": "List the concepts most like one.",
     },
     "Care": {
         "check": "Say whether the registry is whole; put back what can be.",
