@@ -220,14 +220,12 @@ class LayerTable:
             raise CorruptDataError(
                 f"a layer table has at most {MAX_LAYERS} layers, got {len(entries)}"
             )
-        layers = []
         for entry in entries:
             if not isinstance(entry, list) or len(entry) != 3:
                 raise CorruptDataError(
                     f"a layer must be written [name, rows, cols], got {quote(entry)}"
                 )
-            layers.append(entry)
-        return cls.parse(layers)
+        return cls.parse(entries)
 
     @classmethod
     def parse(cls, entries: Iterable[Iterable[Any]]) -> "LayerTable":

@@ -19,6 +19,7 @@ from cones_registry.digest import Digest
 from cones_registry.errors import BaseModelMismatchError, UsageError
 from cones_registry.factors import Factors, Precision, finer, round_factors
 from cones_registry.layers import LayerTable
+from cones_registry.packing import join_factors, pack_flags, pack_indices, reject_padding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +54,7 @@ class ConceptMask:
                 f"got {words.dtype} {words.shape}"
             )
         words = words.copy()
-        _reject_padding(table, words)
+        reject_padding(table, words)
         self._set(table, words, self.factors, self.precision)
 
     def _set(
@@ -120,31 +121,9 @@ class ConceptMask:
             UsageError: indices that are unsorted, repeated, out of range or not integers; factors
                 of another length, not finite, or outside [0, 1] for "2bit".
         """
-        words = np.zeros(table.word_count, dtype=np.uint64)
-        for name, values in indices.items():
-            position = table.position(name)
-            layer, start = table.layers[position], table.word_starts[position]
-            try:
-                checked = bitmap.check_positions(np.asarray(values), layer.neuron_count)
-            except UsageError as error:
-                raise UsageError(f"layer {name!r}: {error}") from None
-            packed = bitmap.pack_positions(checked, layer.word_count)
-            words[start : start + layer.word_count] = packed
-        if factors is None:
-            return cls.trusted(table, words, None, precision)
-        parts = []
-        for name in factors:
-            table.position(name)
-        for layer in table.layers:
-            count = len(indices.get(layer.name, ()))
-            part = np.asarray(factors.get(layer.name, np.zeros(count, dtype=np.float16)))
-            if part.shape != (count,) or part.dtype.kind != "f":
-                raise UsageError(
-                    f"layer {layer.name!r} has {count} indices but factors {part.dtype} "
-                    f"{part.shape}; expected one float for each index"
-                )
-            parts.append(part)
-        return cls.trusted(table, words, np.concatenate(parts), precision)
+        words = pack_indices(table, indices)
+        values = None if factors is None else join_factors(table, indices, factors)
+        return cls.trusted(table, words, values, precision)
 
     @classmethod
     def from_dense(
@@ -161,18 +140,7 @@ class ConceptMask:
         """
         if table is None:
             table = LayerTable.from_shapes({k: np.shape(v) for k, v in arrays.items()})
-        words = np.zeros(table.word_count, dtype=np.uint64)
-        for name, flags in arrays.items():
-            position = table.position(name)
-            layer, start = table.layers[position], table.word_starts[position]
-            flags = np.asarray(flags)
-            if flags.dtype != np.bool_ or flags.shape != (layer.rows, layer.cols):
-                raise UsageError(
-                    f"layer {name!r} gave {flags.dtype} {flags.shape}; "
-                    f"expected bool ({layer.rows}, {layer.cols})"
-                )
-            words[start : start + layer.word_count] = bitmap.pack_dense(flags.reshape(-1))
-        return cls.trusted(table, words)
+        return cls.trusted(table, pack_flags(table, arrays))
 
     # -- looking into one ---------------------------------------------------------------------
 
@@ -326,14 +294,4 @@ class ConceptMask:
                 f"cannot combine a mask over layer table {self.table.digest[:19]}… "
                 f"({self.table.neuron_count} neurons) with one over {other.table.digest[:19]}… "
                 f"({other.table.neuron_count} neurons). Concepts combine only on one base model"
-            )
-
-
-def _reject_padding(table: LayerTable, words: Words) -> None:
-    for layer, start in zip(table.layers, table.word_starts, strict=True):
-        used = layer.neuron_count % bitmap.WORD_BITS
-        if used and int(words[start + layer.word_count - 1]) >> used:
-            raise UsageError(
-                f"layer {layer.name!r} has bits set beyond its last neuron "
-                f"{layer.neuron_count - 1}; the rest of its last word must be 0"
             )
