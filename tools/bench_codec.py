@@ -161,6 +161,34 @@ def synthetic(report: Report) -> None:
     }
 
 
+def strengths(report: Report) -> None:
+    """How much of what `class` saves hangs on the scales assumed for B."""
+    table = masks.sd1_table()
+    rows = []
+    for row_sigma, col_sigma in ((0.3, 0.3), (0.5, 0.5), (1.0, 0.5), (0.5, 1.0), (1.0, 1.0)):
+        scores = masks.structured_scores(table, row_sigma=row_sigma, col_sigma=col_sigma)
+        cells = []
+        for density in (0.01, 0.1):
+            mask = masks.structured(scores, density)
+            cells += [f"{spread:.1f}" for spread in masks.density_spreads(mask)]
+            for layout in ("gap8", "class"):
+                size = len(encode(mask, layout=layout)) / masks.bound_bytes(mask)
+                cells.append(f"{size:.3f}")
+        rows.append([f"{row_sigma}, {col_sigma}", *cells])
+    heads = [
+        f"{what}, {density}"
+        for density in ("1 %", "10 %")
+        for what in ("row spread", "column spread", "`gap8`", "`class`")
+    ]
+    report.table(
+        "B with other scales",
+        "Standard deviation of the logarithm of the scales of rows, and of columns; B above has 1 "
+        "and 1. Spreads as for the real masks below; sizes over the bound.",
+        ["σ of rows, of columns", *heads],
+        rows,
+    )
+
+
 def factors(report: Report) -> None:
     """What factors take beside the indices, and what splitting their bytes saves."""
     plain = masks.uniform(masks.sd1_table(), 0.01)
@@ -210,6 +238,7 @@ def main() -> None:
     report = Report()
     load = os.getloadavg()[0]
     synthetic(report)
+    strengths(report)
     factors(report)
     real = dict(masks.real_masks(arguments.masks, arguments.steps))
     structure(report, real)
