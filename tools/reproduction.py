@@ -123,7 +123,8 @@ def table(
     clock = Clock(folder)
     clock("subjects", lambda: write_subjects(base, folder))
     plan = read_plan(write_plan(folder, seeds=1 if quick else SEEDS, steps=steps))
-    chosen = [row for row in plan.rows if not rows or row.name in rows]
+    named = [plan.row(name) for name in rows if name != WORLD_ROW]
+    chosen = named if rows else plan.rows
     measure = demo_measure()
     for row in chosen:
         place = folder / "rows" / row.folder
@@ -167,8 +168,8 @@ def table(
     "--part", type=click.Choice(["all", "table"]), default="all", show_default=True, help="Which."
 )
 @click.option(
-    "--row", "rows", multiple=True, help="Only these rows of the table; repeatable. The report "
-    "is made of all rows that are there."
+    "--row", "rows", multiple=True, help="Only these rows of the table, in this order; "
+    "repeatable. The report is made of all rows that are there."
 )  # fmt: skip
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), default=STAGES)
 @click.option("--base", "source", default="demo", show_default=True)

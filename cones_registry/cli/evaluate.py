@@ -15,7 +15,7 @@ from cones_registry.errors import NotFoundError, UsageError
 from .output import counted
 from .runs import EngineChoice, run_options, shown_progress
 from .session import Session
-from .verb import verb
+from .verb import shared_options, verb
 
 if TYPE_CHECKING:
     from cones_registry.evaluation.plan import EvaluationPlan
@@ -28,7 +28,7 @@ SECONDS_PER_PICTURE = 0.15
 """Of the demo base on one slow core; see tools/results/table.md."""
 
 
-@click.group()
+@click.group(params=shared_options(registry=False, reads=False))
 def command() -> None:
     """Measure how well pictures show their subjects and follow their prompts.
 
