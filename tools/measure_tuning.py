@@ -74,6 +74,15 @@ class Bench:
             provenance=found.provenance,
         ).ref
 
+    def learning_steps(self) -> list[int]:
+        """Steps the concepts were learnt in, as each of them says."""
+        found = {
+            int(concept.provenance.parameters["steps"])
+            for concept in self.registry.find()
+            if concept.provenance is not None
+        }
+        return sorted(found)
+
     def tune(
         self, chosen: Sequence[Subject], scope: Scope, settings: TuneSettings
     ) -> tuple[Composition, Tuning, float]:
@@ -155,6 +164,8 @@ def main(
             "pictures": count,
             "machine": f"{platform.platform()}, load {os.getloadavg()[0]:.1f}",
             "torch": torch.__version__,
+            "learning_steps": bench.learning_steps(),
+            "learning_rate": settings.learning_rate,
             "rows": rows,
         }
         (RESULTS / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -227,9 +238,10 @@ def _page(record: dict[str, object], table: str) -> str:
     return (
         "# Joint tuning\n\n"
         "`python tools/measure_tuning.py --work FOLDER --write`: masks of the demo's subjects, "
-        "learnt one by one (gates), as they are and after `Extractor.tune` on all subjects of the "
-        f"set. Shares over {record['pictures']} pictures a row with all subjects of the set, the "
-        "same prompts and seeds before and after, read by the judge: `each right`: subjects right "
+        f"learnt one by one (gates, {' or '.join(map(str, record['learning_steps']))} steps), as "  # type: ignore[arg-type]
+        "they are and after `Extractor.tune` on all subjects of the set (40 steps a subject, "
+        f"learning rate {record['learning_rate']}). Shares over {record['pictures']} pictures a row "
+        "with all subjects of the set, the same prompts and seeds before and after, read by the judge: `each right`: subjects right "
         "in shape, both colours, texture and place; `all right`: pictures in which every subject "
         "is. Scope `subject`: each mask keeps to its own token rows and gets factors of its own; "
         "scope `prompt` (the paper's union): the merged mask does. Bytes: all masks of the row, "

@@ -70,7 +70,7 @@ class TuneSettings:
 
     steps: int | None = None
     batch_size: int = 8
-    learning_rate: float = 0.03
+    learning_rate: float = 0.1
     precision: Precision = "float16"
     together: bool = True
 
