@@ -1,13 +1,17 @@
-"""The paper's table on the demo base, part by part; called by `tools/reproduce`.
+"""The paper's claims on the demo base, part by part; called by `tools/reproduce`.
 
-Subjects are rendered, learnt by every method, drawn alone and together, and scored by the demo
-world's own embedders. Everything is kept in --work, so a run that was stopped goes on where it was;
-two processes may share a folder if they are given different --row.
+Part `table` is here: subjects are rendered, learnt by every method, drawn alone and together, and
+scored by the demo world's own embedders. Everything is kept in --work, so a run that was stopped
+goes on where it was; two processes may share a folder if they are given different --row. The other
+parts are the scripts `measure_*.py` beside this one. tools/results/README.md says which part is
+about which claim.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +42,11 @@ from cones_registry.evaluation.scores import KEY as SCORES
 from cones_registry.evaluation.scoring import score_gallery
 from cones_registry.extraction import read_companions
 
+TOOLS = Path(__file__).parent
+SCRIPTS = {
+    script.stem.removeprefix("measure_").replace("_", "-"): script
+    for script in sorted(TOOLS.glob("measure_*.py"))
+}
 OWNER = "demo"
 QUICK_STEPS = 2
 STAGES = ("learn", "draw", "score", "report")
@@ -165,7 +174,12 @@ def table(
 
 @click.command()
 @click.option(
-    "--part", type=click.Choice(["all", "table"]), default="all", show_default=True, help="Which."
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["table", *SCRIPTS]),
+    default=("table", *SCRIPTS),
+    help="Only these; repeatable.",
 )
 @click.option(
     "--row", "rows", multiple=True, help="Only these rows of the table, in this order; "
@@ -182,7 +196,7 @@ def table(
 )
 @click.option("--quick", is_flag=True, help="See that it runs: next to no learning, one seed.")
 def main(
-    part: str,
+    parts: tuple[str, ...],
     rows: tuple[str, ...],
     stages: tuple[str, ...],
     source: str,
@@ -192,8 +206,12 @@ def main(
     """Measure, and write tools/results."""
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    if part in ("all", "table"):
-        table(work, source, rows, stages, quick=quick)
+    for part in parts:
+        if part == "table":
+            table(work, source, rows, stages, quick=quick)
+        elif not quick:
+            say(f"part {part}")
+            subprocess.run([sys.executable, str(SCRIPTS[part]), "--write"], check=True)
 
 
 if __name__ == "__main__":
