@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cones_registry.codec.class_ import Class
+from cones_registry.codec.class_ import Class, fits_classes
 from cones_registry.codec.container import Container, write_container
 from cones_registry.codec.crowding import crowding_bits
 from cones_registry.codec.footer import FORMAT, Footer
@@ -62,11 +62,13 @@ def encode(
         ranks: how the members compare, if that is to be kept (`ranking.ranks_of`).
 
     Raises:
-        UsageError: an unknown layout, or a footer that is not JSON.
+        UsageError: an unknown layout, layers too large for "class", or a footer that is not JSON.
     """
     if layout == SMALLEST:
         data = _encode(mask, LAYOUTS["gap8"], footer, ranks)
-        if len(data) < _TOO_SMALL_FOR_CLASSES or crowding_bits(mask) < _TOO_EVEN * 8 * len(data):
+        if len(data) < _TOO_SMALL_FOR_CLASSES or not fits_classes(mask.table):
+            return data
+        if crowding_bits(mask) < _TOO_EVEN * 8 * len(data):
             return data
         return min(data, _encode(mask, LAYOUTS["class"], footer, ranks), key=len)
     if layout not in LAYOUTS:

@@ -16,7 +16,7 @@ from cones_registry.codec.clusters import Clusters
 from cones_registry.codec.gaps import Bytes, Gaps, Positions, decode_gaps, set_bits
 from cones_registry.errors import CorruptDataError
 
-_CHUNK: Final = 1 << 15
+_CHUNK: Final = 1 << 10
 """Bytes of packed bits unpacked at a time."""
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cones_registry.bitmap import unpack_positions
 from cones_registry.codec.blocks import Blocks
 from cones_registry.codec.cells import Cell
-from cones_registry.codec.clusters import Clusters, find_clusters
+from cones_registry.codec.clusters import MAX_SIDE, Clusters, find_clusters
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     ESCAPE,
@@ -32,8 +32,8 @@ from cones_registry.codec.layout import (
     read_factor_columns,
     read_layer_columns,
 )
-from cones_registry.errors import CorruptDataError
-from cones_registry.layers import Layer
+from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.layers import Layer, LayerTable
 from cones_registry.mask import ConceptMask
 
 STREAMS: Final = ("bits", "gaps_4", "gaps_8", "gaps_16", "gaps_32", "gaps_64")
@@ -57,6 +57,11 @@ class Class:
 
     def columns(self, mask: ConceptMask) -> dict[str, Column]:
         """The columns of a file that holds `mask`."""
+        if not fits_classes(mask.table):
+            raise UsageError(
+                f"layout 'class' takes layers of at most {MAX_SIDE} rows and columns. "
+                "Choose 'gap8' or 'plain'"
+            )
         cells: dict[str, list[bytes]] = {name: [] for name in (*_TABLES, "low", *STREAMS)}
         for layer in mask.table.layers:
             for name, cell in _encode_layer(mask, layer).items():
@@ -99,6 +104,11 @@ class Class:
             words = packed.view("<u8").astype(np.uint64, copy=False)
             found.append(unpack_positions(words).astype(np.int32))
         return found
+
+
+def fits_classes(table: LayerTable) -> bool:
+    """Whether the layers of a table are small enough for this layout."""
+    return all(max(layer.rows, layer.cols) <= MAX_SIDE for layer in table.layers)
 
 
 def _encode_layer(mask: ConceptMask, layer: Layer) -> dict[str, bytes]:

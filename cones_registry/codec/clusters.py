@@ -19,6 +19,8 @@ Table = npt.NDArray[np.float64]
 
 MAX_CLASSES: Final = 16
 """Classes of rows, and of columns."""
+MAX_SIDE: Final = 8192
+"""Rows, and columns, of a layer: what a reader keeps about each of them stays within its bounds."""
 
 _ROUNDS: Final = 3
 """Alternations after a split."""

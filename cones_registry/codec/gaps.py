@@ -22,8 +22,8 @@ Positions = npt.NDArray[np.int64]
 ESCAPE: Final = 255
 MAX_SHIFT: Final = 24
 WIDTHS: Final = range(4, 9)
-_CHUNK: Final = 1 << 15
-"""Bytes decoded at a time: the working arrays of one chunk stay in the cache."""
+_CHUNK: Final = 1 << 13
+"""Bytes decoded at a time: working arrays of 64 KiB, less than 64 times the smallest file."""
 _LARGEST_MEAN: Final = 160
 """Mean gap above which a shift pays (measured: best at a shifted mean of 80 to 160)."""
 _LARGEST_ESCAPE: Final = 7
@@ -112,7 +112,7 @@ def _add_bits(packed: Bytes, positions: Positions, bits: Bytes | np.uint8) -> No
 
 def _walk(gaps: Gaps, bit_count: int) -> Iterator[tuple[Positions, npt.NDArray[np.bool_]]]:
     """(position reached, whether it is a member) of every byte, a chunk at a time."""
-    low = _unpack_low(gaps)
+    low = _LowBits(gaps)
     data, previous, done = gaps.data, -1, 0
     if len(data) and data.max() > gaps.escape:
         raise CorruptDataError(f"a gap of {data.max()}; {gaps.width} bits hold {gaps.escape}")
@@ -129,7 +129,7 @@ def _walk(gaps: Gaps, bit_count: int) -> Iterator[tuple[Positions, npt.NDArray[n
             reached = np.cumsum(chunk + live, dtype=np.int64)
         else:
             steps = chunk.astype(np.int64) << gaps.shift
-            steps[live] += low[done : done + count] + 1
+            steps[live] += low.take(done, count) + 1
             reached = np.cumsum(steps)
         reached += previous
         previous = int(reached[-1])
@@ -148,14 +148,26 @@ def _pack_low(values: npt.NDArray[np.integer[Any]], shift: int) -> Bytes:
     return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
 
 
-def _unpack_low(gaps: Gaps) -> npt.NDArray[np.int64]:
-    bit_count = gaps.count * gaps.shift
-    if len(gaps.low) != -(-bit_count // 8):
-        raise CorruptDataError(
-            f"the low bits take {len(gaps.low)} bytes; {gaps.count} indices "
-            f"of {gaps.shift} low bits need {-(-bit_count // 8)}"
-        )
-    if not bit_count:
-        return np.empty(0, dtype=np.int64)
-    planes = np.unpackbits(gaps.low, count=bit_count, bitorder="little").reshape(-1, gaps.shift)
-    return planes @ (np.int64(1) << np.arange(gaps.shift))
+class _LowBits:
+    """The low bits of all gaps, read some at a time."""
+
+    def __init__(self, gaps: Gaps) -> None:
+        bit_count = gaps.count * gaps.shift
+        if len(gaps.low) != -(-bit_count // 8):
+            raise CorruptDataError(
+                f"the low bits take {len(gaps.low)} bytes; {gaps.count} indices "
+                f"of {gaps.shift} low bits need {-(-bit_count // 8)}"
+            )
+        self._shift = gaps.shift
+        # A value of up to 24 bits begins within a byte: it lies in four.
+        self._data = np.concatenate([gaps.low, np.zeros(3, dtype=np.uint8)])
+
+    def take(self, start: int, count: int) -> Positions:
+        """Values `start` to `start + count`, int64 [count]."""
+        bits = np.arange(start, start + count, dtype=np.int64) * self._shift
+        values = np.zeros(count, dtype=np.int64)
+        for byte in range(4):
+            values |= self._data[(bits >> 3) + byte].astype(np.int64) << (8 * byte)
+        values >>= bits & 7
+        values &= (1 << self._shift) - 1
+        return values

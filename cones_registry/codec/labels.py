@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from cones_registry.codec.clusters import MAX_CLASSES, Clusters
+from cones_registry.codec.clusters import MAX_CLASSES, MAX_SIDE, Clusters
 from cones_registry.codec.gaps import Bytes, Positions
 from cones_registry.errors import CorruptDataError
 from cones_registry.layers import Layer
@@ -43,6 +43,10 @@ def unpack_labels(data: Bytes, classes: int, count: int) -> Positions:
 
 def read_clusters(head: Bytes, row_cell: Bytes, col_cell: Bytes, layer: Layer) -> Clusters:
     """The classes of a layer: their numbers are the first two bytes of `head`."""
+    if max(layer.rows, layer.cols) > MAX_SIDE:
+        raise CorruptDataError(
+            f"{layer.rows} rows and {layer.cols} columns; layout 'class' has at most {MAX_SIDE}"
+        )
     row_classes, col_classes = [*head[:2].tolist(), 0, 0][:2]
     classes = range(1, MAX_CLASSES + 1)
     if row_classes not in classes or col_classes not in classes:

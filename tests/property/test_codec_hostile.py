@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cones_registry.codec import LAYOUTS, decode, encode
+from cones_registry.codec import LAYOUTS, decode, encode, read_footer
 from cones_registry.codec.container import Column, binary_column, write_container
 from cones_registry.codec.footer import Footer
 from cones_registry.codec.layout import layer_columns
@@ -201,6 +202,47 @@ def test_any_footer_value_is_refused_or_read(key: str, value: Any) -> None:
 def test_any_json_is_refused_or_read_as_a_footer(value: Any) -> None:
     with pytest.raises(CorruptDataError):
         Footer.parse(json.dumps(value).encode())
+
+
+def hostile_low_bits() -> bytes:
+    """A file whose low bits, all 0, are as many as its size allows."""
+    count = 200_000
+    table = LayerTable.from_shapes({"a": (count, 1)})
+    mask = ConceptMask.from_dense({"a": np.ones((count, 1), np.bool_)})
+    columns = layer_columns(mask) | {
+        "encoding": Column(pa.array(["gap8:24"])),
+        "low": binary_column([bytes(3 * count)]),
+        "gaps": binary_column([bytes(count)]),
+    }
+    filler = {"note": np.random.default_rng(0).bytes(4000).hex()}
+    footer = Footer("gap8", "binary", table.digest, mask.digest, count, count, concept=filler)
+    return write_container(columns, footer)
+
+
+def hostile_sides() -> bytes:
+    """A file of layout `class` with one column and very many rows, all of one class."""
+    table = LayerTable.from_shapes({"a": (4_000_000, 1)})
+    mask = ConceptMask.empty(table)
+    cells = {"blocks": bytes((1, 1, 0, 0)), "row_classes": b"", "col_classes": b""}
+    columns = layer_columns(mask) | {name: binary_column([cell]) for name, cell in cells.items()}
+    footer = Footer("class", "binary", table.digest, mask.digest, 4_000_000, 0)
+    return write_container(columns, footer)
+
+
+@pytest.mark.parametrize("make", [hostile_low_bits, hostile_sides])
+def test_no_small_file_makes_a_reader_allocate_much(make: Callable[[], bytes]) -> None:
+    data = make()
+    neurons = read_footer(data)["table_neuron_count"]
+    tracemalloc.start()
+    try:
+        decode(data, verify=False)
+    except CorruptDataError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert peak <= 64 * len(data) + neurons // 8 + (2 << 20)
 
 
 def test_decoding_allocates_no_more_than_the_bitmap_and_a_multiple_of_the_file() -> None:

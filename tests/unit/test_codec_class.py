@@ -11,6 +11,7 @@ import pytest
 from cones_registry.codec import class_, decode, decode_layer, encode, gaps, kernels, read_footer
 from cones_registry.codec.clusters import MAX_CLASSES, find_clusters
 from cones_registry.codec.labels import pack_labels, unpack_labels
+from cones_registry.errors import UsageError
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 
@@ -69,6 +70,14 @@ def test_class_is_smaller_where_members_crowd_and_is_then_chosen() -> None:
 
     assert by_class < 0.9 * gap8
     assert read_footer(encode(mask))["layout"] == "class"
+
+
+def test_layers_too_large_for_classes_are_written_in_another_layout() -> None:
+    mask = ConceptMask.from_dense({"a": np.arange(90_000).reshape(9000, 10) % 30 < 3})
+
+    assert read_footer(encode(mask))["layout"] == "gap8"
+    with pytest.raises(UsageError, match="at most 8192 rows and columns"):
+        encode(mask, layout="class")
 
 
 def test_gap8_is_chosen_where_there_is_no_structure() -> None:
