@@ -235,17 +235,19 @@ def _table(rows: list[dict[str, object]]) -> str:
 
 
 def _page(record: dict[str, object], table: str) -> str:
+    learnt = " or ".join(map(str, record["learning_steps"]))  # type: ignore[call-overload]
     return (
         "# Joint tuning\n\n"
         "`python tools/measure_tuning.py --work FOLDER --write`: masks of the demo's subjects, "
-        f"learnt one by one (gates, {' or '.join(map(str, record['learning_steps']))} steps), as "  # type: ignore[arg-type]
-        "they are and after `Extractor.tune` on all subjects of the set (40 steps a subject, "
-        f"learning rate {record['learning_rate']}). Shares over {record['pictures']} pictures a row "
-        "with all subjects of the set, the same prompts and seeds before and after, read by the judge: `each right`: subjects right "
-        "in shape, both colours, texture and place; `all right`: pictures in which every subject "
-        "is. Scope `subject`: each mask keeps to its own token rows and gets factors of its own; "
-        "scope `prompt` (the paper's union): the merged mask does. Bytes: all masks of the row, "
-        "factors in float16. Seconds under the load of a shared machine.\n\n"
+        f"learnt one by one (gates, {learnt} steps), as they are and after `Extractor.tune` on all "
+        "subjects of the set (40 steps a subject, learning rate "
+        f"{record['learning_rate']}). Shares over {record['pictures']} pictures a row with all "
+        "subjects of the set, the same prompts and seeds before and after, read by the judge: "
+        "`each right`: subjects right in shape, both colours, texture and place; `all right`: "
+        "pictures in which every subject is. Scope `subject`: each mask keeps to its own token "
+        "rows and gets factors of its own; scope `prompt` (the paper's union): the merged mask "
+        "does. Bytes: all masks of the row, factors in float16. Seconds under the load of a shared "
+        "machine.\n\n"
         f"Base {record['fingerprint']}; {record['machine']}; torch {record['torch']}; one seed.\n\n"
         f"{table}\n"
     )

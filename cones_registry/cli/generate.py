@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     help="A concept to draw, or REF*0.7; repeatable.",
 )
 @click.option(
+    "--tuned", is_flag=True, help="Take the masks that were tuned jointly for exactly these."
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -72,6 +75,7 @@ def command(
     session: Session,
     prompt: str,
     refs: tuple[str, ...],
+    tuned: bool,
     out: Path,
     source: str | None,
     seed: int,
@@ -92,7 +96,7 @@ def command(
     cones generate "a photo of V1 circle on grass" -c alice/circle --seed 7 -o circle.png
     """
     registry = session.open(read_only=True) if refs else None
-    composition = registry.resolve(*refs) if registry else None
+    composition = registry.resolve(*refs, tuned=tuned) if registry else None
     if source is None and registry and composition:
         source = registry.base(composition.base).source
     if source is None:

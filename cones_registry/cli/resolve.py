@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     help="The largest share of neurons that all of them may shut; above it, exit code 16.",
 )
 @click.option(
+    "--tuned", is_flag=True, help="Take the masks that were tuned jointly for exactly these."
+)
+@click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -36,11 +39,12 @@ def command(
     refs: tuple[str, ...],
     explain: bool,
     max_density: float | None,
+    tuned: bool,
     plot: Path | None,
 ) -> None:
     """Combine concepts and say what each adds, what they share and where they clash."""
     limit: dict[str, Any] = {} if max_density is None else {"max_density": max_density}
-    composition = session.open(read_only=True).resolve(*refs, **limit)
+    composition = session.open(read_only=True).resolve(*refs, tuned=tuned, **limit)
     if plot is not None:
         from .figures import draw_composition
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cones_registry import cli
 from cones_registry.errors import BaseModelMismatchError, UsageError
 from cones_registry.extraction import (
     ExtractionSettings,
@@ -134,10 +135,16 @@ def test_tuned_masks_stand_for_exactly_the_set_they_were_tuned_for(
     registry: Registry,
     tiny_base: "BaseModel",
     random_mask: Callable[..., "ConceptMask"],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     registry.push_many(tune("dog", "cross").pushes("pair"))
     assert registry.resolve("dog", tuned=True).refs == ("local/dog:1",)
     assert "local/pair-sks:1" not in registry.resolve("dog", "cross").refs  # only where asked for
+    resolved = ["resolve", "dog", "cross", "--json", "-r", registry.url]
+    assert cli.run(resolved) == 0
+    assert "pair-sks" not in capsys.readouterr().out
+    assert cli.run([*resolved, "--tuned"]) == 0
+    assert "pair-sks" in capsys.readouterr().out
     # A part that is gone, or a new version of a member, and the set is another one.
     registry.remove("pair-v")
     assert registry.resolve("dog", "cross", tuned=True).refs == ("local/cross:1", "local/dog:1")
