@@ -138,7 +138,11 @@ def shown_progress(
                 progress.done, progress.total, f"{progress.rate:.2f} {noun}s a second{failed}"
             )
 
-        yield on_progress
+        try:
+            yield on_progress
+        except KeyboardInterrupt:
+            session.output.message("what is done is kept; the same command goes on from here")
+            raise
 
 
 def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -> None:

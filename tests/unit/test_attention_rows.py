@@ -271,7 +271,8 @@ def test_graded_mask_multiplies_by_its_factors(tiny_base: BaseModel) -> None:
     assert mask_weights(mask)(table.names[1], weight) is weight
 
 
-def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel) -> None:
+@pytest.mark.parametrize("learning", [False, True])
+def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel, learning: bool) -> None:
     table, name = tiny_base.layer_table, tiny_base.layer_table.names[0]
     text = torch.randn(1, 2, WIDTH)
 
@@ -285,7 +286,8 @@ def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel) -> None:
     for number in range(1000):
         mask = ConceptMask.from_indices(table, {name: np.array([number % 500], np.int32)})
         masks.append(weakref.ref(mask))
-        rows = project_rows(tiny_base.denoiser, text, [RowEdit(mask_weights(mask))])
+        with torch.set_grad_enabled(learning):
+            rows = project_rows(tiny_base.denoiser, text, [RowEdit(mask_weights(mask))])
         assert rows.byte_count > 0
     del mask, rows
     assert tensor_count() == before
