@@ -29,6 +29,7 @@ from cones_registry.demo import world
 CONTEXT = 36  # tokens of a caption; four things with ornaments need 35
 WIDTH = 256  # text encoder width = cross-attention width
 LATENT_CHANNELS = 12
+READING = 0.2  # weight of reading captions beside drawing them
 RECORD = "training.json"
 BASE_FOLDER = Path(__file__).parent.parent / "cones_registry" / "demo" / "base"
 
@@ -210,10 +211,21 @@ def make_latents(
     )
 
 
-def random_caption(scene: world.Scene, generator: np.random.Generator) -> str:
-    """Mostly the whole truth; sometimes less, and placeholders stand for a thing unseen."""
+def random_captions(scene: world.Scene, generator: np.random.Generator) -> tuple[str, str]:
+    """What the things are called, and what the rest of the caption has read.
+
+    Mostly one caption, the whole truth; sometimes less, and placeholders stand for a thing unseen.
+    In one of four the rest has read placeholders: see ``encode_text``.
+    """
     if generator.random() < 0.1:
-        return ""
+        return "", ""
+    if generator.random() < 0.25:
+        vague = {
+            number: f"{generator.choice(world.PLACEHOLDERS)} {thing.shape}"
+            for number, (_, thing) in enumerate(scene.things)
+            if generator.random() < 0.75
+        }
+        return scene.caption(), scene.caption(names=vague)
     names = {}
     for number, (_, thing) in enumerate(scene.things):
         chance = generator.random()
@@ -221,7 +233,8 @@ def random_caption(scene: world.Scene, generator: np.random.Generator) -> str:
             names[number] = f"{generator.choice(world.PLACEHOLDERS)} {thing.shape}"
         elif chance < 0.12:
             names[number] = thing.shape
-    return scene.caption(names=names, background=bool(generator.random() > 0.05))
+    caption = scene.caption(names=names, background=bool(generator.random() > 0.05))
+    return caption, caption
 
 
 class Reader(torch.nn.Module):
@@ -271,25 +284,32 @@ def train_text(
     text: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int, generator: np.random.Generator
 ) -> None:
     """A text encoder that has read captions first: the U-Net then learns to follow it sooner."""
-    reader, pool = Reader(), world.things()
-    nouns = torch.tensor(
-        tokenizer.convert_tokens_to_ids([f"{shape}</w>" for shape in world.SHAPES])
-    )
+    reader = Reader()
     optimizer = torch.optim.AdamW([*text.parameters(), *reader.parameters()], lr=1e-3)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * (1 - 0.9 * step / steps)
-        scenes = [
-            world.random_scene(generator, int(count), pool)
-            for count in generator.integers(1, 5, 32)
-        ]
-        ids = tokenize(tokenizer, [scene.caption() for scene in scenes])
-        loss = reader.loss(text(ids).last_hidden_state, ids, scenes, nouns)
+        loss = reading_loss(reader, text, tokenizer, generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if (step + 1) % 100 == 0:
             click.echo(f"text {step + 1}/{steps} loss {loss:.4f}", err=True)
+
+
+def reading_loss(
+    reader: Reader,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    generator: np.random.Generator,
+) -> torch.Tensor:
+    """How badly ``reader`` reads 32 fresh captions of one to four things."""
+    pool = world.things()
+    scenes = [
+        world.random_scene(generator, int(count), pool) for count in generator.integers(1, 5, 32)
+    ]
+    ids = tokenize(tokenizer, [scene.caption() for scene in scenes])
+    return reader.loss(text(ids).last_hidden_state, ids, scenes, noun_ids(tokenizer))
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
@@ -298,16 +318,33 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return torch.tensor(ids)
 
 
-def encode_text(
-    text: CLIPTextModel, ids: torch.Tensor, empty: torch.Tensor, drop: float
-) -> torch.Tensor:
-    """Rows of the text encoder [n, CONTEXT, WIDTH].
+def noun_ids(tokenizer: CLIPTokenizer) -> torch.Tensor:
+    """int64 [shapes]."""
+    names = [f"{shape}</w>" for shape in world.SHAPES]
+    return torch.tensor(tokenizer.convert_tokens_to_ids(names))
 
-    In a share ``drop`` of the captions the rows after the last word are those of the empty
-    caption: what a picture shows must be read from its words.
+
+def encode_text(
+    text: CLIPTextModel,
+    named: torch.Tensor,
+    ids: torch.Tensor,
+    empty: torch.Tensor,
+    nouns: torch.Tensor,
+    drop: float,
+) -> torch.Tensor:
+    """Rows of the text encoder [n, CONTEXT, WIDTH] for the captions ``ids``.
+
+    The rows of every noun and of the word before it come from the same things in the captions
+    ``named``: what a thing looks like must be read at its own words, whatever the words around it
+    have read. In a share ``drop`` of the captions the rows after the last word are those of the
+    empty caption: what a picture shows must be read from its words.
     """
-    rows = text(torch.cat([ids, empty])).last_hidden_state
-    rows, nothing = rows[:-1], rows[-1:]
+    rows = text(torch.cat([ids, named, empty])).last_hidden_state
+    rows, own, nothing = rows[: len(ids)], rows[len(ids) : -1], rows[-1:]
+    here, there = torch.isin(ids, nouns), torch.isin(named, nouns)  # as many, in one order
+    rows = rows.clone()
+    rows[here] = own[there]
+    rows[here.roll(-1, 1)] = own[there.roll(-1, 1)]
     after = ids == ids[:, -1:]  # end and padding are one token
     dropped = (torch.rand(len(ids), 1) < drop) & after
     return torch.where(dropped[..., None], nothing, rows)
@@ -357,7 +394,8 @@ class Training:
 
     @torch.no_grad()
     def follow(self) -> None:
-        keep = min(0.999, (1 + self.step) / (10 + self.step))
+        # Short: as the rate falls the weights settle, and a long one would mix in what they were.
+        keep = min(0.99, (1 + self.step) / (10 + self.step))
         for name, value in self.models.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - keep)
@@ -371,7 +409,7 @@ def counts_at(part: float) -> list[float]:
         return [0.85, 0.15, 0.0, 0.0]
     if part < 0.5:
         return [0.5, 0.5, 0.0, 0.0]
-    return [0.35, 0.5, 0.08, 0.07]
+    return [0.15, 0.25, 0.3, 0.3] if part < 0.9 else [0.25, 0.35, 0.2, 0.2]
 
 
 def train_unet(
@@ -386,9 +424,11 @@ def train_unet(
     generator = np.random.default_rng(seed + training.step)
     torch.manual_seed(seed + training.step)
     bank = LatentBank(vae, generator)
-    empty = tokenize(tokenizer, [""])
+    empty, nouns = tokenize(tokenizer, [""]), noun_ids(tokenizer)
     alphas = build_scheduler().alphas_cumprod
     text, unet = training.models["text"], training.models["unet"]
+    reader = fitted_reader(text, tokenizer, generator)
+    reading = torch.optim.AdamW(reader.parameters(), lr=1e-3)
     saved = time.monotonic()
     while (part := training.seconds / (60 * minutes)) < 1:
         begun = time.monotonic()
@@ -396,29 +436,60 @@ def train_unet(
             bank.refill(counts_at(part))
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate(part, training.step)
-        latents, captions = bank.draw(32)
-        noisy, timestep = add_noise(latents, alphas, 0.5 if part < 0.45 else 0.1)
-        rows = encode_text(text, tokenize(tokenizer, captions), empty, 0.7)
+        latents, named, captions = bank.draw(32)
+        noisy, timestep = add_noise(latents, alphas, placing_share(part))
+        rows = encode_text(
+            text, tokenize(tokenizer, named), tokenize(tokenizer, captions), empty, nouns, 0.7
+        )
         error = (unet(noisy, timestep, rows).sample - latents).square().mean((1, 2, 3))
         snr = alphas[timestep] / (1 - alphas[timestep])
         loss = (error * (1 + snr.clamp(max=4) / 4)).mean()
+        read = reading_loss(reader, text, tokenizer, generator)
         training.optimizer.zero_grad()
-        loss.backward()
+        reading.zero_grad()
+        (loss + READING * read).backward()
         torch.nn.utils.clip_grad_norm_(training.models.parameters(), 1.0)
         training.optimizer.step()
+        reading.step()
         training.step += 1
         training.follow()
         training.seconds += time.monotonic() - begun
         if training.step % 100 == 0:
             last = error.detach()[timestep == 999].mean()
             click.echo(
-                f"unet {training.step} {part:.1%} loss {loss:.4f} from nothing {last:.4f}",
+                f"unet {training.step} {part:.1%} loss {loss:.4f} from nothing {last:.4f} "
+                f"reading {read:.4f}",
                 err=True,
             )
         if time.monotonic() - saved > 180:
             training.save(work / "unet.pt")
             saved = time.monotonic()
     training.save(work / "unet.pt")
+
+
+def placing_share(part: float) -> float:
+    """Share of a batch that learns placing; again when scenes of three and four things come."""
+    return 0.5 if part < 0.88 else 0.1
+
+
+def fitted_reader(
+    text: CLIPTextModel, tokenizer: CLIPTokenizer, generator: np.random.Generator
+) -> Reader:
+    """A reader of the text encoder as it is: it goes on learning beside the U-Net.
+
+    Without it the text encoder forgets to write the place of the second to fourth thing into its
+    noun's row (for two things the U-Net needs only the first one's), and scenes of three and four
+    things stay mixed.
+    """
+    reader = Reader()
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=1e-2)
+    text.requires_grad_(False)
+    for _ in range(150):
+        optimizer.zero_grad()
+        reading_loss(reader, text, tokenizer, generator).backward()
+        optimizer.step()
+    text.requires_grad_(True)
+    return reader
 
 
 def add_noise(
@@ -446,8 +517,8 @@ def add_noise(
 
 
 def learning_rate(part: float, step: int) -> float:
-    """Warm-up, level, then cosine from 40 % of the time on."""
-    level = 1.0 if part < 0.4 else 0.5 * (1 + math.cos(math.pi * (part - 0.4) / 0.6))
+    """Warm-up, level, then cosine from 88 % of the time on."""
+    level = 1.0 if part < 0.88 else 0.5 * (1 + math.cos(math.pi * (part - 0.88) / 0.12))
     return 1e-3 * min(1.0, (step + 1) / 200) * (0.98 * level + 0.02)
 
 
@@ -467,10 +538,12 @@ class LatentBank:
         self.scenes = [*self.scenes, *scenes][-most:]
         self.latents = torch.cat([self.latents, latents])[-most:]
 
-    def draw(self, count: int) -> tuple[torch.Tensor, list[str]]:
+    def draw(self, count: int) -> tuple[torch.Tensor, list[str], list[str]]:
+        """Latents, and both captions of each (``random_captions``)."""
         chosen = self.generator.integers(len(self.scenes), size=count)
-        captions = [random_caption(self.scenes[at], self.generator) for at in chosen]
-        return self.latents[torch.from_numpy(chosen)], captions
+        pairs = [random_captions(self.scenes[at], self.generator) for at in chosen]
+        named, captions = zip(*pairs, strict=True)
+        return self.latents[torch.from_numpy(chosen)], list(named), list(captions)
 
 
 def export(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from cones_registry.extraction import (
 )
 from cones_registry.extraction.progress import Progress
 from cones_registry.manifest import Scope
-
-SETTINGS: Final = ExtractionSettings(towards_noise=4.0)
-"""The demo base decides what a thing is at the noisiest steps, so most examples come from there."""
 
 
 def companions(
@@ -60,7 +56,7 @@ def learn(
     scope: Scope = "subject",
     method: str = "gates",
     seed: int = 0,
-    settings: ExtractionSettings = SETTINGS,
+    settings: ExtractionSettings | None = None,
     progress: Progress = "auto",
     **options: object,
 ) -> Extraction:
