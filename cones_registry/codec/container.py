@@ -43,16 +43,18 @@ class Column:
         encoding: a Parquet encoding; "RLE_DICTIONARY" for a dictionary.
         compressed: whether its pages go through zstd.
         extra_bytes: what readers grant this column beyond `MAX_EXPANSION` times the file.
+        growth: bytes in memory that readers make of each of its bytes.
     """
 
     values: pa.Array
     encoding: str = "PLAIN"
     compressed: bool = True
     extra_bytes: int = 0
+    growth: int = 1
 
     def fits(self, limit: int) -> bool:
         """Whether readers would decompress this column, from a file that allows `limit` bytes."""
-        return not self.compressed or self.values.nbytes <= limit + self.extra_bytes
+        return not self.compressed or self.values.nbytes <= limit // self.growth + self.extra_bytes
 
 
 def write_container(columns: Mapping[str, Column], footer: Footer) -> bytes:
@@ -102,11 +104,11 @@ def _write(columns: Mapping[str, Column], footer: Footer) -> bytes:
 
 
 def binary_column(
-    cells: Sequence[bytes], *, compressed: bool = True, extra_bytes: int = 0
+    cells: Sequence[bytes], *, compressed: bool = True, extra_bytes: int = 0, growth: int = 1
 ) -> Column:
     """A BINARY column; its lengths stand apart from its bytes, so zstd is not disturbed by them."""
     values = pa.array(cells, pa.binary())
-    return Column(values, "DELTA_LENGTH_BYTE_ARRAY", compressed, extra_bytes)
+    return Column(values, "DELTA_LENGTH_BYTE_ARRAY", compressed, extra_bytes, growth)
 
 
 @contextmanager
@@ -170,14 +172,15 @@ class Container:
         ]
         return np.concatenate([np.empty(0, dtype=np.int32), *parts])
 
-    def cells(self, name: str, *, extra_bytes: int = 0) -> list[Cell]:
+    def cells(self, name: str, *, extra_bytes: int = 0, growth: int = 1) -> list[Cell]:
         """A whole BYTE_ARRAY column, each value uint8 [length].
 
         Args:
             name: the column.
             extra_bytes: what a page may take beyond `largest_page` when decompressed.
+            growth: bytes that the caller makes of each of its bytes.
         """
-        pages = self._pages(name, "BYTE_ARRAY", self.largest_page + extra_bytes)
+        pages = self._pages(name, "BYTE_ARRAY", self.largest_page // growth + extra_bytes)
         return [cell for content, page in pages for cell in read_cells(content, page)]
 
     def texts(self, name: str) -> list[str]:

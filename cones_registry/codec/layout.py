@@ -12,7 +12,7 @@ import pyarrow as pa
 from cones_registry.bitmap import Words
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.footer import Footer
-from cones_registry.codec.planes import decode_factors, encode_factors, plane_names
+from cones_registry.codec.planes import GROWTH, decode_factors, encode_factors, plane_names
 from cones_registry.errors import CorruptDataError, UsageError
 from cones_registry.layers import MAX_LAYERS, LayerTable
 from cones_registry.mask import ConceptMask
@@ -150,7 +150,7 @@ def factor_columns(mask: ConceptMask) -> dict[str, Column]:
         return {}
     rows = [encode_factors(mask.layer_factors(n), mask.precision) for n in mask.table.names]
     return {
-        name: binary_column([row[plane] for row in rows])
+        name: binary_column([row[plane] for row in rows], growth=GROWTH[mask.precision])
         for plane, name in enumerate(plane_names(mask.precision))
     }
 
@@ -160,7 +160,8 @@ def read_factor_columns(container: Container, contents: Contents) -> npt.NDArray
     names = plane_names(container.footer.precision)
     if not names:
         return None
-    cells = [container.cells(name) for name in names]
+    growth = GROWTH[container.footer.precision]
+    cells = [container.cells(name, growth=growth) for name in names]
     return np.concatenate(
         [
             decode_factors([plane[row] for plane in cells], count, container.footer.precision)

@@ -16,6 +16,10 @@ from cones_registry.factors import TWO_BIT_LEVELS, Precision
 PLANE_COUNTS: Final[dict[Precision, int]] = {"binary": 0, "2bit": 1, "float16": 2, "float32": 4}
 
 
+GROWTH: Final[dict[Precision, int]] = {"binary": 1, "2bit": 16, "float16": 2, "float32": 4}
+"""Bytes of factors that one byte of a plane becomes in memory."""
+
+
 def plane_names(precision: Precision) -> tuple[str, ...]:
     """Columns that hold the factors of a mask."""
     return tuple(f"factors_{plane}" for plane in range(PLANE_COUNTS[precision]))

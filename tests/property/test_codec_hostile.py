@@ -214,7 +214,7 @@ def hostile_low_bits() -> bytes:
         "low": binary_column([bytes(3 * count)]),
         "gaps": binary_column([bytes(count)]),
     }
-    filler = {"note": np.random.default_rng(0).bytes(4000).hex()}
+    filler = {"note": np.random.default_rng(0).bytes(9000).hex()}
     footer = Footer("gap8", "binary", table.digest, mask.digest, count, count, concept=filler)
     return write_container(columns, footer)
 
