@@ -125,7 +125,7 @@ def version_of(row: Mapping[str, Any]) -> Version:
         removed_stamp=state.get("removed", ""),
         pruned=row["pruned"],
         tag_stamps={tag: (stamp, on) for tag, (stamp, on) in state.get("tags", {}).items()},
-        sketch=row["sketch"] or b"",
+        sketch=row.get("sketch") or b"",
     )
 
 

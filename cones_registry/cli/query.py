@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from typing import Any
+
 import click
 
 from .session import Session
@@ -29,10 +32,15 @@ def command(session: Session, sql: str, parameters: tuple[str, ...], form: str) 
     cones query "select ref from concepts where density < ?" 0.01
     """
     table = session.open(read_only=True).query(sql, parameters)
-    rows = table.to_pylist()
+    rows = [{name: _readable(value) for name, value in row.items()} for row in table.to_pylist()]
     if session.output.as_json or form == "json":
         session.output.document(rows)
     elif form == "csv":
-        session.output.csv(table.column_names, [row.values() for row in rows])
+        session.output.csv(table.column_names, [tuple(row.values()) for row in rows])
     else:
         session.output.table(table.column_names, [tuple(row.values()) for row in rows])
+
+
+def _readable(value: Any) -> Any:
+    """A value as text can hold it: bytes (the column `sketch`) as base64."""
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value

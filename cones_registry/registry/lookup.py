@@ -170,6 +170,6 @@ def find(
         if type(limit) is not int or limit < 0:
             raise UsageError(f"limit is {quote(limit)}; expected a whole number of at least 0")
         rest += f" LIMIT {limit}"
-    sql = f"SELECT * FROM concepts WHERE {' AND '.join(conditions)} {rest}"
+    sql = f"SELECT * EXCLUDE (sketch) FROM concepts WHERE {' AND '.join(conditions)} {rest}"
     rows = run_query(state, sql, params).to_pylist()
     return concepts_of(state, [version_of(row) for row in rows])

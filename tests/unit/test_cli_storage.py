@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ def test_similar_lists_the_most_alike(cones: Cones) -> None:
     assert "bob/dog:1" in text
     assert "1 concept like alice/dog:1" in cones.err
     cones("similar", "alice/cat", code=10)
+
+
+def test_sketches_are_base64_in_the_answer_to_a_query(cones: Cones) -> None:
+    (row,) = cones.json("query", "SELECT sketch FROM concepts WHERE owner = 'alice'")
+    assert len(base64.b64decode(row["sketch"])) == 256
 
 
 def test_push_tells_of_a_near_duplicate(cones: Cones) -> None:
