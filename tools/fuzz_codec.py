@@ -5,7 +5,7 @@ file (golden, example or counter-example) and edits it. Checksums of pages are t
 whoever makes hostile files can make them right. What is checked:
 
 * `decode` refuses the file with `CorruptDataError`, or reads a mask that encodes and decodes again;
-* no more is allocated than 64 times the file and a bit for every neuron (and 4 MiB for Python's own
+* no more is allocated than 64 times the file and a bit for every neuron (and 2 MiB for Python's own
   objects, which small files need whatever they hold);
 * no input takes longer than ten seconds.
 """
@@ -40,7 +40,7 @@ SEEDS = [
     for path in sorted((ROOT / folder).glob("mask*.parquet"))
     if path.stat().st_size < 16_384
 ]
-OWN_OBJECTS = 4 << 20
+OWN_OBJECTS = 2 << 20
 MEMORY = pa.default_memory_pool()
 
 
