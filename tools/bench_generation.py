@@ -37,6 +37,7 @@ SCALE = 10_000_000  # neurons; Stable Diffusion 1.x has 19 million
 @click.option("--batch", default=8, show_default=True, help="Pictures drawn together.")
 @click.option("--steps", default=20, show_default=True)
 @click.option("--requests", default=100, show_default=True, help="Of the phases `many` and `ray`.")
+@click.option("--first", default=0, show_default=True, help="Concept that `many` begins with.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--concepts", default=100, show_default=True, help="In the registry.")
 @click.option("--density", default=0.01, show_default=True)
@@ -50,6 +51,7 @@ def main(
     batch: int,
     steps: int,
     requests: int,
+    first: int,
     repeats: int,
     concepts: int,
     density: float,
@@ -67,7 +69,7 @@ def main(
         place = (registry or Path(folder) / "registry").absolute()
         refs = models.random_registry(place, base, concepts, density)
         at_scale = base.layer_table.neuron_count >= SCALE
-        bench = Bench(base, place, refs, at_scale, batch, steps, requests, repeats)
+        bench = Bench(base, place, refs, at_scale, batch, steps, requests, first, repeats)
         for phase in only or tuple(name for name in PHASES if name != "ray" or model != "sd1"):
             click.echo(f"{model}/{phase} …", err=True)
             rows = PHASES[phase](bench)
@@ -79,7 +81,8 @@ def main(
                 settings |= {"latents": f"{side}×{side}"} if model == "sd1" else {}
                 settings |= {"dtype": str(base.dtype).removeprefix("torch.")}
                 settings |= {"steps": steps} if phase in ("many", "share", "ray") else {}
-                keep(Path(model).name, phase, settings, rows)
+                name = f"{phase} from {first}" if phase == "many" and first else phase
+                keep(Path(model).name, name, settings, rows)
     if check and missed:
         raise SystemExit("targets missed:\n  " + "\n  ".join(missed))
 

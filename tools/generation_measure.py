@@ -148,6 +148,7 @@ def keep(model: str, phase: str, settings: dict[str, Any], rows: Rows) -> None:
     content: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     content[f"{model}/{phase}"] = {
         "machine": machine(),
+        "gpu": torch.cuda.is_available(),
         "load": os.getloadavg()[0],
         "settings": settings,
         "rows": rows.rows,
@@ -177,5 +178,7 @@ def page(content: dict[str, Any]) -> str:
             for row in part["rows"]
         ]
         lines.append("")
+    if not any(part.get("gpu") for part in content.values()):
+        lines += ["Not measured: a GPU; there was none.", ""]
     machines = dict.fromkeys(part["machine"] for part in content.values())
     return "\n".join([*lines, *machines]) + "\n"

@@ -29,9 +29,11 @@ LORA_WEIGHTS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 @dataclass(frozen=True)
 class Bench:
-    """One model, one registry. batch, steps, requests, repeats: how much of each phase.
+    """One model, one registry.
 
-    at_scale: the model has the shapes that the targets are for.
+    at_scale: the model has the shapes that the targets are for. batch, steps, requests, repeats:
+    how much of each phase. first: concept that `many` begins with, so that it can be measured in
+    parts.
     """
 
     base: BaseModel
@@ -41,6 +43,7 @@ class Bench:
     batch: int
     steps: int
     requests: int
+    first: int
     repeats: int
 
     def open(self) -> Registry:
@@ -235,8 +238,9 @@ def many(bench: Bench) -> Rows:
             generator.generate(requests, **settings)
 
         draw([0] * bench.batch)
-        for start in range(0, bench.requests, bench.batch):
-            numbers = list(range(start, min(start + bench.batch, bench.requests)))
+        last = bench.first + bench.requests
+        for start in range(bench.first, last, bench.batch):
+            numbers = list(range(start, min(start + bench.batch, last)))
             ways = {"one": [0] * len(numbers), "many": [each % len(bench.refs) for each in numbers]}
             order = ("one", "many") if (start // bench.batch) % 2 else ("many", "one")
             for way in order:

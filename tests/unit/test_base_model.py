@@ -1,8 +1,10 @@
 """Loading base models: what is accepted, what is refused and why, and what is shared."""
 
+import gc
 import json
 import shutil
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,17 @@ def test_unloaded_model_says_to_load_again(copy: Path) -> None:
     with pytest.raises(UsageError, match="Load it again"):
         _ = base.pipeline
     assert BaseModel.load(copy, device="cpu") is not base
+
+
+def test_unloaded_model_leaves_no_weights_behind(copy: Path) -> None:
+    from cones_registry.generation import Generator, Request
+
+    base = BaseModel.load(copy, device="cpu")
+    Generator(base).generate([Request("a dog")], steps=1)
+    weights = weakref.ref(base.denoiser)
+    base.unload()
+    gc.collect()
+    assert weights() is None
 
 
 class _Sized:
