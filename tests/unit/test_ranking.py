@@ -62,11 +62,16 @@ def test_a_smaller_cut_is_part_of_a_larger_and_of_the_best(seed: int, shares: li
     assert one & other == one
     assert other & mask == other
     if small:
-        worst = np.sort(member_scores(mask, scores))[::-1][small - 1]
-        kept = member_scores(one, scores)
-        # Only within the last level may another be kept than the best.
-        assert (kept >= worst).mean() > 0.3
-        assert ranks_of(mask, scores)[member_scores(mask, scores) >= kept.min()].min() >= 0
+        # What is left out is never of a higher level than what is kept.
+        dropped = mask - one
+        kept = ranks_of(mask, scores)[_members_of(one, mask)]
+        gone = ranks_of(mask, scores)[_members_of(dropped, mask)]
+        assert kept.min() >= gone.max(initial=0)
+
+
+def _members_of(part: ConceptMask, mask: ConceptMask) -> np.ndarray:
+    """Which of the members of `mask` a part of it has, bool [n]."""
+    return np.concatenate([np.isin(mask.indices(name), part.indices(name)) for name in TABLE.names])
 
 
 def test_a_cut_keeps_factors_with_their_members() -> None:
