@@ -19,7 +19,10 @@ DEFAULT_TIMEOUT: Final = 60.0
 """Seconds a query may take."""
 
 MAX_SQL_LENGTH: Final = 100_000
+MAX_RESULT_BYTES: Final = 4 * 2**30
+"""Of an answer in memory: every column of some millions of versions."""
 
+_ROWS_AT_ONCE: Final = 100_000
 
 _WATCHDOG: Final = Watchdog()
 
@@ -30,7 +33,9 @@ def run_query(
     """The answer to exactly one SELECT over `concepts` and `aliases`.
 
     The file is open read-only, with nothing outside of it in reach and a bound on memory; the
-    statement is parsed before it runs, and values travel beside it, never inside.
+    statement is parsed before it runs, and values travel beside it, never inside. (What DuckDB does
+    not count is the one value that a function like `range` or `list` builds: SQL of strangers needs
+    a bound on the process besides.)
 
     Args:
         state: the local copy.
@@ -46,10 +51,13 @@ def run_query(
     cursor = state.connection.cursor()
     deadline = _WATCHDOG.watch(timeout, cursor.interrupt) if timeout else None
     try:
-        return cursor.sql(statement, params=list(params)).to_arrow_table()
-    except duckdb.InterruptException as error:
+        return _read(cursor.sql(statement, params=list(params)).to_arrow_reader(_ROWS_AT_ONCE))
+    except LimitExceededError:
+        raise
+    # An error after the first rows comes as an OSError with DuckDB's text.
+    except (duckdb.InterruptException, OSError) as error:
         if deadline is None or not deadline.expired:
-            raise
+            raise UsageError(f"the query cannot run: {str(error)[:1000]}") from error
         raise LimitExceededError(
             f"the query was stopped after {timeout:g} s. Ask for less, or give a longer timeout"
         ) from error
@@ -66,6 +74,19 @@ def run_query(
         if deadline:
             _WATCHDOG.cancel(deadline)
         cursor.close()
+
+
+def _read(reader: Any) -> pa.Table:
+    """All rows, as long as they are not too many for the memory of this machine."""
+    batches, size = [], 0
+    for batch in reader:
+        size += batch.nbytes
+        if size > MAX_RESULT_BYTES:
+            raise LimitExceededError(
+                f"the answer has more than {MAX_RESULT_BYTES} bytes. Ask for fewer rows or columns"
+            )
+        batches.append(batch)
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 def _only_select(sql: str) -> str:

@@ -13,15 +13,15 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import zstandard
 from ulid import ULID
 
-from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, seal, unseal
+from cones_registry.catalog.documents import seal, unseal
 from cones_registry.catalog.events import RECORD_KEYS
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import decode, read_ranks
@@ -29,24 +29,18 @@ from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     BaseModelMismatchError,
     CorruptDataError,
-    NotFoundError,
     StoreUnavailableError,
 )
 from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept, Provenance, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
+from cones_registry.registry.archive_members import INDEX, read_members
 from cones_registry.registry.bases import Base, Bases
 from cones_registry.registry.drafts import Push, history_of
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find, find_version
 from cones_registry.registry.pushing import Pusher
-
-INDEX: Final = "cones-archive.json"
-MAX_MEMBERS: Final = 1_000_000
-MAX_MEMBER_BYTES: Final = 1 << 30
-MAX_WINDOW: Final = 1 << 27
-"""Bytes of history a zstd frame may demand."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ def import_archive(
 ) -> list[Concept]:
     """Push what an archive holds; see `Registry.import_archive`."""
     ledger.require_writable()
-    members = _members(Path(path))
+    members = read_members(Path(path))
     try:
         name, data = next(members)
     except StopIteration:
@@ -255,30 +249,3 @@ def _listed(value: Any) -> Concept:
     if not isinstance(value, dict):
         raise CorruptDataError("an archive's index lists something that is no concept")
     return Concept.from_json({key: each for key, each in value.items() if key in RECORD_KEYS})
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the plain files of an archive, bounds first; nothing is written."""
-    try:
-        with (
-            path.open("rb") as file,
-            zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(file) as plain,
-            tarfile.open(fileobj=plain, mode="r|") as archive,
-        ):
-            for number, member in enumerate(archive):
-                limit = MAX_DOCUMENT_BYTES if member.name == INDEX else MAX_MEMBER_BYTES
-                if number >= MAX_MEMBERS or member.size > limit:
-                    raise CorruptDataError(f"{path}: {member.name[:100]!a} is too large")
-                if not member.isreg():
-                    raise CorruptDataError(
-                        f"{path}: {member.name[:100]!a} is no plain file; archives of concepts "
-                        "have no links, folders or devices"
-                    )
-                content = archive.extractfile(member)
-                yield member.name, content.read() if content else b""
-    except FileNotFoundError as error:
-        raise NotFoundError(f"no archive {path}") from error
-    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
-        raise CorruptDataError(f"{path} is not a whole archive of concepts: {error}") from error
-    except OSError as error:
-        raise StoreUnavailableError(f"cannot read {path}: {error}") from error

@@ -282,6 +282,22 @@ def test_an_archive_with_anything_unexpected_is_refused_whole(
     assert other.find() == []
 
 
+@pytest.mark.parametrize("kind", ["x", "g", "X", "L", "K", "S"])
+def test_a_header_that_announces_gigabytes_is_refused_before_they_are_read(
+    registry: Registry, tmp_path: Path, kind: str
+) -> None:
+    header = tarfile.TarInfo("bomb")
+    header.type, header.size = kind.encode(), 7 << 30
+    with (
+        (tmp_path / "bomb.tar.zst").open("wb") as file,
+        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed,
+    ):
+        packed.write(header.tobuf(tarfile.USTAR_FORMAT))
+        packed.write(bytes(1 << 20))
+    with pytest.raises(CorruptDataError, match="has a header of kind"):
+        registry.import_archive(tmp_path / "bomb.tar.zst")
+
+
 def test_a_damaged_archive_is_refused(registry: Registry, tmp_path: Path) -> None:
     registry.export_archive(tmp_path / "a.tar.zst")
     good = members_of(tmp_path / "a.tar.zst")

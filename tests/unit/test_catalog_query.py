@@ -111,3 +111,12 @@ def test_a_query_that_needs_too_much_memory_is_stopped(
     registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
     with pytest.raises(LimitExceededError, match="CONES_QUERY_MEMORY"):
         registry.query("SELECT list(range) FROM range(2000000000)", timeout=120)
+
+
+def test_an_answer_that_is_too_large_is_stopped(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cones_registry.catalog.reader.MAX_RESULT_BYTES", 10_000_000)
+    with pytest.raises(LimitExceededError, match="fewer rows"):
+        registry.query("SELECT * FROM range(10000000000)")
+    assert registry.query("SELECT * FROM range(1000000)").num_rows == 1_000_000
