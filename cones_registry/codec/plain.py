@@ -143,6 +143,9 @@ def _check_layers(names: pa.Array, rows: npt.NDArray[np.int64], contents: Conten
     """Whether the layer named in each row is the one that the footer's counts put there."""
     expected = {name: position for position, name in enumerate(contents.table.names)}
     dictionary = [expected.get(name, -1) for name in names.dictionary.to_pylist()]
-    found = np.array(dictionary, dtype=np.int64)[names.indices.to_numpy()]
-    if not np.array_equal(found, rows):
+    entries = names.indices.to_numpy()
+    # Arrow does not look whether the dictionary has the entries that are asked for.
+    known = len(entries) == 0 or 0 <= entries.min() <= entries.max() < len(dictionary)
+    found = np.array(dictionary, dtype=np.int64)[entries] if known else None
+    if found is None or not np.array_equal(found, rows):
         raise CorruptDataError("the column 'layer' does not agree with the footer's layer table")

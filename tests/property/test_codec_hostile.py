@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cones_registry.errors import CorruptDataError
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TABLE = LayerTable.from_shapes({"a": (40, 50), "b": (3, 30)})
 
 
@@ -55,6 +57,25 @@ def test_no_flipped_bit_gives_another_mask(name: str) -> None:
     for position in range(0, len(data), 2):
         damaged = bytearray(data)
         damaged[position] ^= 1 << int(rng.integers(8))
+        survives(bytes(damaged), mask)
+
+
+def test_a_dictionary_that_claims_to_be_empty_is_refused() -> None:
+    damaged = bytearray((GOLDEN / "mask-1-plain-binary.parquet").read_bytes())
+    damaged[20] ^= 1 << 3  # The number of entries, in the header of the dictionary's page.
+
+    with pytest.raises(CorruptDataError, match="column 'layer' does not agree"):
+        decode(bytes(damaged))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*-binary.parquet")), ids=lambda p: p.stem)
+def test_no_flip_of_any_bit_gives_another_mask(path: Path) -> None:
+    data = path.read_bytes()
+    mask = decode(data)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit >> 3] ^= 1 << (bit & 7)
         survives(bytes(damaged), mask)
 
 
