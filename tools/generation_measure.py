@@ -20,6 +20,7 @@ import torch
 from cones_registry import BaseModel
 
 RESULTS = Path(__file__).parent / "results"
+PHASES = ("step", "switch", "many", "share", "ray")
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "ray")
 
 
@@ -178,7 +179,11 @@ def page(content: dict[str, Any]) -> str:
             for row in part["rows"]
         ]
         lines.append("")
+    measured = {key.partition("/")[2].split()[0] for key in content}
+    missing = [phase for phase in PHASES if phase not in measured]
     if not any(part.get("gpu") for part in content.values()):
-        lines += ["Not measured: a GPU; there was none.", ""]
+        missing.append("any phase on a GPU (there was none)")
+    if missing:
+        lines += [f"Not measured: {', '.join(missing)}.", ""]
     machines = dict.fromkeys(part["machine"] for part in content.values())
     return "\n".join([*lines, *machines]) + "\n"
