@@ -167,7 +167,7 @@ def _companions(base: BaseModel, folder: Path) -> tuple[object, ...]:
 
 
 def best(rows: list[dict[str, object]]) -> dict[str, object]:
-    """Of the rows with the most steps the one with the highest mean of both shares, then the lowest loss."""
+    """Of the rows with the most steps the highest mean of both shares, then the lowest loss."""
     last = max(row["steps"] for row in rows)  # type: ignore[type-var]
     ended = [row for row in rows if row["steps"] == last]
     return max(ended, key=lambda row: (row["subject"] + row["other"], -row["loss"]))  # type: ignore[operator]
