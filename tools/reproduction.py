@@ -18,12 +18,14 @@ from pathlib import Path
 
 import click
 import torch
+from filelock import FileLock
+from reproduction_claims import write_claims
 from reproduction_plan import (
     OURS,
+    QUICK_STEPS,
     RIVALS,
-    SEEDS,
-    SUBJECTS,
     WORLD_ROW,
+    chosen_subjects,
     write_plan,
     write_subjects,
     write_world_row,
@@ -40,7 +42,7 @@ from cones_registry.evaluation.gallery import read_gallery
 from cones_registry.evaluation.plan import read_plan
 from cones_registry.evaluation.scores import KEY as SCORES
 from cones_registry.evaluation.scoring import score_gallery
-from cones_registry.extraction import read_companions
+from cones_registry.extraction import ExtractionSettings, read_companions
 
 TOOLS = Path(__file__).parent
 SCRIPTS = {
@@ -48,7 +50,6 @@ SCRIPTS = {
     for script in sorted(TOOLS.glob("measure_*.py"))
 }
 OWNER = "demo"
-QUICK_STEPS = 2
 STAGES = ("learn", "draw", "score", "report")
 
 
@@ -78,18 +79,25 @@ class Clock:
 def open_registry(folder: Path) -> Registry:
     """The run's registry, made on first use."""
     url = str(folder / "registry")
-    try:
-        return Registry.open(url, default_owner=OWNER)
-    except NotFoundError:
-        return Registry.create(url, default_owner=OWNER)
+    with FileLock(folder / "registry.lock"):  # another process may be at the same point
+        try:
+            return Registry.open(url, default_owner=OWNER)
+        except NotFoundError:
+            return Registry.create(url, default_owner=OWNER)
 
 
-def learn_row(row: str, base: BaseModel, folder: Path, steps: int | None) -> None:
+def learn_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:
     """Learn what the row needs and the registry lacks."""
+    options = {}
+    if quick:
+        options = {
+            "steps": QUICK_STEPS,
+            "settings": ExtractionSettings(prior_steps=2, prior_count=4),
+        }
     method, scope = OURS[row]
     registry = open_registry(folder)
     extractor = Extractor(base, cache_folder=folder / "cache")
-    for subject in SUBJECTS:
+    for subject in chosen_subjects(quick=quick):
         name = f"{subject.name}-{row.replace('/', '-')}"
         try:
             registry.get(name)
@@ -104,8 +112,8 @@ def learn_row(row: str, base: BaseModel, folder: Path, steps: int | None) -> Non
             read_companions(at.folder / "companions"),
             scope=scope,
             method=method,
-            steps=steps,
             progress=None,
+            **options,
         )
         registry.push(
             name,
@@ -123,22 +131,25 @@ def table(
     work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...], *, quick: bool
 ) -> None:
     """The table: every row learnt, drawn and scored, then the report of all that is there."""
-    steps = QUICK_STEPS if quick else None
     base = BaseModel.load(source, device="cpu")
     # What was made with another base model is of no use for this one.
     folder = (
         work / f"{'quick' if quick else 'table'}-{base.fingerprint.removeprefix('sha256:')[:12]}"
     )
     clock = Clock(folder)
-    clock("subjects", lambda: write_subjects(base, folder))
-    plan = read_plan(write_plan(folder, seeds=1 if quick else SEEDS, steps=steps))
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "plan.lock"):
+        clock("subjects", lambda: write_subjects(base, folder, quick=quick))
+        plan = read_plan(write_plan(folder, quick=quick))
     named = [plan.row(name) for name in rows if name != WORLD_ROW]
     chosen = named if rows else plan.rows
     measure = demo_measure()
     for row in chosen:
         place = folder / "rows" / row.folder
         if "learn" in stages and row.name in OURS:
-            clock(f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder, steps))
+            clock(
+                f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder, quick=quick)
+            )
         if "draw" in stages:
             say(f"drawing {row.name}")
             registry = open_registry(folder)
@@ -211,7 +222,12 @@ def main(
             table(work, source, rows, stages, quick=quick)
         elif not quick:
             say(f"part {part}")
-            subprocess.run([sys.executable, str(SCRIPTS[part]), "--write"], check=True)
+            command = [sys.executable, str(SCRIPTS[part]), "--write"]
+            if '"--work"' in SCRIPTS[part].read_text("utf-8"):
+                command += ["--work", str(work / part)]
+            subprocess.run(command, check=True)
+    if not quick:
+        write_claims()
 
 
 if __name__ == "__main__":

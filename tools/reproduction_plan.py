@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,11 +17,14 @@ from cones_registry.demo.learn import companions
 from cones_registry.demo.subjects import SUBJECTS as SHIPPED
 from cones_registry.demo.subjects import Subject
 from cones_registry.demo.world import Scene, Thing
+from cones_registry.evaluation.fields import write_object
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
 from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
 from cones_registry.manifest import Scope
 
 SEEDS = 5
+QUICK_STEPS = 2
+"""Of learning and training, in a run that only shows that it runs."""
 WORLD_ROW = "real-renders"
 OURS: Final[dict[str, tuple[str, Scope]]] = {
     "cones/prompt": ("cones", "prompt"),
@@ -62,10 +65,16 @@ SETS: Final = (SUBJECTS[:4], SUBJECTS[4:])
 """Subjects that stand together: pairs, triples and fours are made within a set."""
 
 
-def write_subjects(base: BaseModel, work: Path) -> None:
+def chosen_subjects(*, quick: bool) -> tuple[PlacedSubject, ...]:
+    """All eight, or the first set."""
+    return SETS[0] if quick else SUBJECTS
+
+
+def write_subjects(base: BaseModel, work: Path, *, quick: bool = False) -> None:
     """Five reference pictures of each subject, and companions drawn by the base model."""
     grounds = list(world.BACKGROUNDS)
-    for number, subject in enumerate(SUBJECTS):
+    each = 1 if quick else 6  # companions for each reference picture
+    for number, subject in enumerate(chosen_subjects(quick=quick)):
         folder = subject.at(work).folder
         if (folder / "companions" / "done").exists():
             continue
@@ -77,7 +86,7 @@ def write_subjects(base: BaseModel, work: Path) -> None:
             picture = Image.fromarray(world.render([scene], generator)[0])
             picture.save(folder / f"{place}.png")
             (folder / f"{place}.txt").write_text(f"at {place} a {{}} | on {ground}\n", "utf-8")
-        for count, companion in enumerate(companions(base, subject.at(work))):
+        for count, companion in enumerate(companions(base, subject.at(work), each=each)):
             file = folder / "companions" / f"{count:02d}.png"
             assert isinstance(companion.image, Image.Image)
             companion.image.save(file)
@@ -85,9 +94,11 @@ def write_subjects(base: BaseModel, work: Path) -> None:
         (folder / "companions" / "done").touch()
 
 
-def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> Path:
-    """The plan of the table, as `cones evaluate` reads it; steps: of a rival, a subject."""
-    trained = {} if steps is None else {"steps": steps}
+def write_plan(work: Path, *, quick: bool = False) -> Path:
+    """The plan of the table, as `cones evaluate` reads it."""
+    sets = SETS[:1] if quick else SETS
+    subjects = chosen_subjects(quick=quick)
+    trained = {"steps": QUICK_STEPS} if quick else {}
     plan = {
         "format": FORMAT,
         "subjects": {
@@ -97,10 +108,11 @@ def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> P
                 "images": f"subjects/{subject.name}",
                 "description": subject.thing.words(),
             }
-            for subject in SUBJECTS
+            for subject in subjects
         },
-        "prompts": prompts(),
-        "seeds": seeds,
+        "prompts": prompts(sets),
+        "seeds": 1 if quick else SEEDS,
+        **({"steps": 4} if quick else {}),
         "first_seed": 5000,
         "rows": [
             {"name": "base, class noun", "words": "noun"},
@@ -108,7 +120,7 @@ def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> P
                 {
                     "name": row,
                     "concepts": {
-                        s.name: f"demo/{s.name}-{row.replace('/', '-')}:1" for s in SUBJECTS
+                        s.name: f"demo/{s.name}-{row.replace('/', '-')}:1" for s in subjects
                     },
                 }
                 for row in OURS
@@ -119,8 +131,8 @@ def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> P
                     "baseline": name,
                     **trained,
                     "sets": [
-                        *([subject.name] for subject in SUBJECTS),
-                        *([subject.name for subject in one] for one in SETS),
+                        *([subject.name] for subject in subjects),
+                        *([subject.name for subject in one] for one in sets),
                     ],
                 }
                 for name in RIVALS
@@ -128,17 +140,16 @@ def write_plan(work: Path, *, seeds: int = SEEDS, steps: int | None = None) -> P
             {"name": "base, described in full", "words": "description"},
         ],
     }
-    file = work / "plan.json"
-    file.write_text(json.dumps(plan, indent=1) + "\n", "utf-8")
-    return file
+    write_object(work / "plan.json", plan)
+    return work / "plan.json"
 
 
-def prompts() -> list[str]:
+def prompts(sets: Sequence[Sequence[PlacedSubject]] = SETS) -> list[str]:
     """Templates: each subject alone, in pairs, triples and fours, at places the pictures lack."""
     generator = np.random.default_rng(4)
     grounds = list(world.BACKGROUNDS)
     found = []
-    for number, subject in enumerate(SUBJECTS):
+    for number, subject in enumerate(each for one in sets for each in one):
         seen = {(place, grounds[(at + number) % 4]) for at, place in enumerate(world.PLACES)}
         free = [
             (place, ground)
@@ -149,7 +160,7 @@ def prompts() -> list[str]:
         for chosen in generator.choice(len(free), 2, replace=False):
             place, ground = free[int(chosen)]
             found.append(f"at {place} a {{{subject.name}}} on {ground}")
-    for one in SETS:
+    for one in sets:
         pairs = [(one[at], one[(at + 1) % 4]) for at in range(4)]
         triples = [tuple(each for each in one if each is not left) for left in one]
         for group, times in ((pairs, 2), (triples, 2), ([one], 6)):

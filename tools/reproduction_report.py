@@ -41,6 +41,7 @@ def write_report(plan: EvaluationPlan, work: Path, base: BaseModel, results: Pat
             times[what] += seconds
     results.mkdir(exist_ok=True)
     record = table.to_json() | {
+        "fingerprint": base.fingerprint,
         "details": {scores.method: details(scores) for scores in found.values()},
         "core_seconds": {what: round(seconds, 1) for what, seconds in times.items()},
         "machine": f"{platform.machine()}, one thread a process",

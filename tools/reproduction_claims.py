@@ -1,0 +1,330 @@
+"""tools/results/README.md: each claim, what was measured, the verdict, the command.
+
+Written from the JSON files beside it, so that the page never says anything else than they do:
+`python tools/reproduction_claims.py`. A claim whose file is missing, or was made with another base
+model than the table, says so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+RESULTS = Path(__file__).parent / "results"
+PAPER_ROW, OWN_ROW, BOUND_ROW, BASE_ROW = (
+    "cones/prompt",
+    "gates/subject",
+    "base, described in full",
+    "base, class noun",
+)
+RIVAL_ROWS = ("textual-inversion", "dreambooth", "custom-diffusion")
+MISSING = "not measured yet"
+HOW_TO_READ = """\
+Cones, arXiv 2303.05125. The demo base is a small model of a rendered world: what holds here holds
+here, and what does not is not refuted for Stable Diffusion. An owner of those weights measures the
+same with `cones evaluate` ([evaluation.md](../../schema/evaluation.md)). `cones/prompt` is the
+paper's own setting, `gates/subject` this package's default. Presence is the share of subjects that
+a classifier of the world sees right in shape, both colours and texture. Against the base model a
+claim holds where the 95 % interval lies above the other's; against rivals, where the mean is at
+least the best rival's for each number of subjects."""
+Found = tuple[str, str]
+"""What was measured, and the verdict."""
+
+
+class MissingError(LookupError):
+    """A result that the claim needs is not there."""
+
+
+class Table:
+    """tools/results/table.json."""
+
+    def __init__(self, results: Path) -> None:
+        content = read(results, "table")
+        self.rows = {row["method"]: row for row in content["rows"]}
+        self.counts = content["columns"]
+
+    def cell(self, row: str, measure: str, count: int) -> dict[str, float]:
+        """mean, low, high, count."""
+        try:
+            found: dict[str, float] = self.rows[row]["cells"][measure][str(count)]
+        except KeyError as error:
+            raise MissingError(f"row {row!r} of the table") from error
+        return found
+
+    def means(self, row: str, measure: str, counts: tuple[int, ...]) -> list[float]:
+        """One number for each number of subjects."""
+        return [self.cell(row, measure, count)["mean"] for count in counts]
+
+    def size(self, row: str) -> float:
+        """Bytes a concept."""
+        found = self.rows.get(row, {}).get("bytes_per_concept")
+        if found is None:
+            raise MissingError(f"row {row!r} of the table")
+        return float(found)
+
+
+def read(results: Path, name: str) -> dict[str, Any]:
+    """One result file."""
+    file = results / f"{name}.json"
+    if not file.exists():
+        raise MissingError(file.name)
+    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return content
+
+
+def listed(values: list[float]) -> str:
+    """``.59 / .54 / .18``."""
+    return " / ".join(f"{value:.2f}" for value in values)
+
+
+def shutting_draws(results: Path) -> Found:
+    """One subject: the paper's setting and ours against the base model without a mask."""
+    table = Table(results)
+    base = table.cell(BASE_ROW, "presence", 1)
+    parts, verdicts = [f"base without a mask {base['mean']:.2f}"], []
+    for row in (PAPER_ROW, "first-order/prompt", "gates/prompt", OWN_ROW):
+        cell = table.cell(row, "presence", 1)
+        density = table.rows[row]["settings"].get("density")
+        parts.append(
+            f"`{row}` {cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+            + (f" with {density:.1%} shut" if density is not None else "")
+        )
+        verdicts.append((row, cell["low"] > base["high"]))
+    bound = table.cell(BOUND_ROW, "presence", 1)["mean"]
+    parts.append(f"the same model told everything in words {bound:.2f}")
+    return "; ".join(parts), said_of(verdicts)
+
+
+def sets_add_up(results: Path) -> Found:
+    """Two to four subjects by putting masks together."""
+    table = Table(results)
+    parts, verdicts = [], []
+    for row in (BASE_ROW, PAPER_ROW, "gates/prompt", OWN_ROW, BOUND_ROW):
+        parts.append(f"`{row}` {listed(table.means(row, 'presence', (2, 3, 4)))}")
+    for row in (PAPER_ROW, "gates/prompt", OWN_ROW):
+        holds = all(
+            table.cell(row, "presence", count)["low"]
+            > table.cell(BASE_ROW, "presence", count)["high"]
+            for count in (2, 3, 4)
+        )
+        verdicts.append((row, holds))
+    return "presence at 2 / 3 / 4 subjects: " + "; ".join(parts), said_of(verdicts)
+
+
+def follows_text(results: Path) -> Found:
+    """Text alignment against the rivals."""
+    return against_rivals(results, "text", "text alignment", (2, 3, 4))
+
+
+def shows_subjects(results: Path) -> Found:
+    """Image alignment against the rivals where there are many subjects."""
+    return against_rivals(results, "image", "image alignment", (3, 4))
+
+
+def against_rivals(results: Path, measure: str, name: str, counts: tuple[int, ...]) -> Found:
+    """Whether each of our two rows is at least the best of the paper's three rivals."""
+    table = Table(results)
+    rows = (PAPER_ROW, OWN_ROW, *RIVAL_ROWS)
+    means = {row: table.means(row, measure, counts) for row in rows}
+    best = [max(means[row][at] for row in RIVAL_ROWS) for at in range(len(counts))]
+    verdicts = [
+        (row, all(own >= other for own, other in zip(means[row], best, strict=True)))
+        for row in (PAPER_ROW, OWN_ROW)
+    ]
+    numbers = " / ".join(map(str, counts))
+    listing = "; ".join(f"`{row}` {listed(means[row])}" for row in rows)
+    return f"{name} at {numbers} subjects: {listing}", said_of(verdicts)
+
+
+def saves_storage(results: Path) -> Found:
+    """Bytes against dense K and V."""
+    table = Table(results)
+    dense = table.size("custom-diffusion")
+    sizes = {row: table.size(row) for row in (PAPER_ROW, OWN_ROW)}
+    parts = [f"`{row}` {size:,.0f} bytes" for row, size in sizes.items()]
+    parts.append(f"Custom Diffusion's float32 K and V {dense:,.0f}")
+    verdicts = [(row, size <= 0.1 * dense) for row, size in sizes.items()]
+    saved = ", ".join(f"{1 - size / dense:.1%}" for size in sizes.values())
+    return "; ".join(parts) + f": {saved} less", said_of(verdicts)
+
+
+def tuning_helps(results: Path) -> Found:
+    """What joint tuning adds."""
+    rows = read(results, "tuning")["rows"]
+    parts, verdicts = [], []
+    for scope in dict.fromkeys(row["scope"] for row in rows):
+        gains = []
+        for size in (2, 3, 4):
+            means = [
+                [
+                    row["thing"]
+                    for row in rows
+                    if (row["scope"], row["masks"], len(row["subjects"])) == (scope, kind, size)
+                ]
+                for kind in ("as learnt", "tuned")
+            ]
+            if all(means):
+                before, after = map(statistics.fmean, means)
+                gains.append(after - before)
+                parts.append(f"`{scope}`, {size} subjects: {before:.2f} → {after:.2f}")
+        if gains:
+            verdicts.append((f"scope {scope}", min(gains) > 0))
+    return "subjects right: " + "; ".join(parts), said_of(verdicts)
+
+
+def precision_matters_little(results: Path) -> Found:
+    """The same masks with factors of four precisions."""
+    rows = read(results, "precision")["precision"]
+    alone = {row["precision"]: float(row["alone"]) for row in rows}
+    measured = "subject right: " + "; ".join(
+        f"{row['precision']} {row['alone']:.3f} in {row['bytes']:,.0f} bytes" for row in rows
+    )
+    holds = max(alone.values()) - alone["binary"] <= 0.03
+    return measured, "holds" if holds else "**does not hold**"
+
+
+def attention_moves(results: Path) -> Found:
+    """Where the subject's words are heard."""
+    found = read(results, "attention")["attention"]
+    pairs = [pair for each in found.values() for pair in each]
+    without, with_mask = (statistics.fmean(pair[at] for pair in pairs) for at in (0, 1))
+    higher = sum(after > before for before, after in pairs)
+    measured = (
+        f"share of the words' attention on the subject {without:.3f} without the mask, "
+        f"{with_mask:.3f} with it; higher in {higher} of {len(pairs)} pictures"
+    )
+    clear = with_mask - without > 0.05 and higher > 0.75 * len(pairs)
+    return measured, "holds" if clear else "**not seen clearly here**"
+
+
+def page(name: str) -> Callable[[Path], Found]:
+    """A claim whose page says it in tables."""
+
+    def look(results: Path) -> Found:
+        if not (results / f"{name}.md").exists():
+            raise MissingError(f"{name}.md")
+        return f"see [{name}.md]({name}.md)", "as the page says"
+
+    return look
+
+
+def said_of(verdicts: list[tuple[str, bool]]) -> str:
+    """One verdict, or one for each of several."""
+    if len({holds for _, holds in verdicts}) == 1:
+        return "holds" if verdicts[0][1] else "**does not hold**"
+    return ", ".join(f"`{row}` {'holds' if holds else '**does not**'}" for row, holds in verdicts)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, what decides it, and the part of `tools/reproduce` that measures it."""
+
+    text: str
+    part: str
+    look: Callable[[Path], Found]
+
+
+PAPER: Final = (
+    Claim("Shutting a small set of K/V weights draws the subject", "table", shutting_draws),
+    Claim("Sets add up: their union draws up to four subjects", "table", sets_add_up),
+    Claim(
+        "Text alignment stays above Textual Inversion, DreamBooth and Custom Diffusion",
+        "table",
+        follows_text,
+    ),
+    Claim("Image alignment is the best with three and four subjects", "table", shows_subjects),
+    Claim("Storage is 90 % below earlier methods'", "table", saves_storage),
+    Claim("A few steps of joint tuning help, most with four subjects", "tuning", tuning_helps),
+    Claim(
+        "Binary, 2-bit, float16 and float32 factors do about equally well",
+        "precision",
+        precision_matters_little,
+    ),
+    Claim("The subject's words are heard where the subject is", "attention", attention_moves),
+)
+OWN: Final = (
+    Claim("A mask need act at the subject's own words alone", "scope", page("scope")),
+    Claim(
+        "General neurons can be left out (CNS, arXiv 2510.02296)", "collateral", page("collateral")
+    ),
+    Claim("Methods, scopes and densities", "extraction", page("extraction")),
+    Claim("How the rivals were tuned", "baselines", page("baselines")),
+)
+
+
+def write_claims(results: Path = RESULTS) -> None:
+    """Write README.md into ``results``."""
+    base = _fingerprint(results, "table")
+    lines = [
+        "# Results",
+        "",
+        "Each page here was written by the command it names, on the machine it names. This one is",
+        "written from them by `python tools/reproduction_claims.py`, which `tools/reproduce` runs.",
+        "",
+        "## The claims of the paper, on the demo base",
+        "",
+        HOW_TO_READ,
+        "",
+        *_table(PAPER, results, base),
+        "",
+        "## Beyond the paper",
+        "",
+        *_table(OWN, results, base),
+        "",
+        "## All pages",
+        "",
+        *(
+            f"- [{file.name}]({file.name}): {_title(file)}"
+            for file in sorted(results.glob("*.md"))
+            if file.name != "README.md"
+        ),
+        "",
+    ]
+    (results / "README.md").write_text("\n".join(lines), "utf-8")
+
+
+def _table(claims: tuple[Claim, ...], results: Path, base: str | None) -> list[str]:
+    lines = ["| claim | measured | verdict | again |", "|---|---|---|---|"]
+    for claim in claims:
+        try:
+            measured, verdict = claim.look(results)
+            made_with = _fingerprint(results, claim.part)
+            if base and made_with and made_with != base:
+                measured += f" (with an earlier base model, {made_with[:19]}…)"
+        except MissingError as error:
+            measured, verdict = f"{MISSING}: no {error}", "open"
+        command = f"`tools/reproduce --part {claim.part}`"
+        lines.append(f"| {claim.text} | {measured} | {verdict} | {command} |")
+    return lines
+
+
+def _fingerprint(results: Path, name: str) -> str | None:
+    """Of the base model a result was made with."""
+    try:
+        content = read(results, name)
+    except MissingError:
+        return None
+    found = content.get("fingerprint")
+    return None if found is None else str(found)
+
+
+def _title(file: Path) -> str:
+    with file.open(encoding="utf-8") as text:
+        return text.readline().removeprefix("#").strip()
+
+
+@click.command()
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def main(results: Path) -> None:
+    """Write README.md from the results beside it."""
+    write_claims(results)
+
+
+if __name__ == "__main__":
+    main()
