@@ -47,5 +47,9 @@ def command(session: Session, target: str, refs: tuple[str, ...], form: str | No
         return
     if refs:
         raise UsageError(f"the {form} export is of the whole catalogue; leave the refs away")
-    rows = registry.export_catalog(target, format=form)
+    # The same kind of store: reached in the same way.
+    alike = target.partition("://")[0] == session.url().partition("://")[0]
+    rows = registry.export_catalog(
+        target, format=form, **(session.storage_options if alike else {})
+    )
     session.output.message(f"{counted(rows, 'row')}: {target}")

@@ -41,7 +41,8 @@ def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> No
                 "versions": [f"{owner}/{name}:{number}" for owner, name, number in plan.versions],
             }
         )
-    if not consents(session, "Go on?", dry_run=dry_run, yes=yes):
+    nothing = not (plan.delete or plan.condemn or plan.versions)
+    if not consents(session, "Go on?", dry_run=dry_run, yes=yes or nothing):
         return
     report = plan.execute()
     if output.as_json:

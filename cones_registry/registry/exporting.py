@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,14 @@ from cones_registry.digest import quote
 from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailableError, UsageError
 
 FORMATS: Final = ("delta", "parquet", "jsonl")
+
+_COLOURS: Final = re.compile("\x1b\\[[0-9;]*m")
+_DELTA_NAMES: Final = {
+    "key": "AWS_ACCESS_KEY_ID",
+    "secret": "AWS_SECRET_ACCESS_KEY",
+    "token": "AWS_SESSION_TOKEN",
+    "endpoint_url": "AWS_ENDPOINT_URL",
+}
 
 _QUERY: Final = """
     SELECT c.* EXCLUDE (state, pruned, sketch), coalesce(a.aliases, []) AS aliases
@@ -77,7 +86,24 @@ def _write_delta(table: pa.Table, url: str, options: dict[str, Any]) -> None:
             table,
             mode="overwrite",
             schema_mode="overwrite",
-            storage_options={key: str(value) for key, value in options.items()} or None,
+            storage_options=_delta_options(url, options) or None,
         )
     except DeltaError as error:
-        raise StoreUnavailableError(f"cannot write the Delta table {url}: {error}") from error
+        text = " ".join(_COLOURS.sub("", str(error)).split())
+        raise StoreUnavailableError(f"cannot write the Delta table {url}: {text[:500]}") from error
+
+
+def _delta_options(url: str, options: dict[str, Any]) -> dict[str, str]:
+    """Options of fsspec's S3 file system, given or in its configuration, as deltalake has them."""
+    import fsspec
+
+    if not url.startswith(("s3://", "s3a://")):
+        return {key: str(value) for key, value in options.items()}
+    known = {**fsspec.config.conf.get("s3", {}), **options}
+    region = known.pop("client_kwargs", {}).get("region_name")
+    found = {_DELTA_NAMES.get(key, key): str(value) for key, value in known.items()}
+    if region:
+        found["AWS_REGION"] = region
+    if found.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        found["AWS_ALLOW_HTTP"] = "true"
+    return found
