@@ -15,7 +15,7 @@ from reproduction_plan import RIVALS, WORLD_ROW
 from cones_registry import BaseModel
 from cones_registry.demo.sheet import Strip, contact_sheet
 from cones_registry.errors import NotFoundError
-from cones_registry.evaluation.plan import EvaluationPlan
+from cones_registry.evaluation.plan import EvaluationPlan, Item
 from cones_registry.evaluation.report import markdown
 from cones_registry.evaluation.scores import Scores, read_scores
 from cones_registry.evaluation.table import MEASURES, Table, make_table
@@ -48,7 +48,7 @@ def write_report(plan: EvaluationPlan, work: Path, base: BaseModel, results: Pat
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
     (results / "table.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    text = markdown(table) + verdicts(table) + further(found) + spent(times, base)
+    text = markdown(table) + verdicts(table) + further(found) + shown(plan) + spent(times, base)
     (results / "table.md").write_text(text, "utf-8")
     plot(table, results / "table.png")
     sheet(plan, work, list(found)).save(results / "table-pictures.png", optimize=True)
@@ -81,7 +81,7 @@ def verdicts(table: Table) -> str:
             }
             if own is None or not named:
                 continue
-            holds = own.mean >= share * max(named.values())
+            holds = 0 < own.mean >= share * max(named.values())
             listed = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
             verdict = "yes" if holds else "**no**"
             lines.append(f"| {count} | {claim} | {own.mean:.3f} | {listed} | {verdict} |")
@@ -187,16 +187,31 @@ def plot(table: Table, file: Path) -> None:
     pyplot.close(figure)
 
 
+def chosen_items(plan: EvaluationPlan) -> list[Item]:
+    """The first and the last prompt of each number of subjects."""
+    by_count = [[item for item in plan.items if len(item.subjects) == n] for n in range(1, 5)]
+    return [item for items in by_count for item in (items[0], items[-1])]
+
+
+def shown(plan: EvaluationPlan) -> str:
+    """Where to look."""
+    prompts = "\n".join(
+        f"{number}. {item.prompt('description')}"
+        for number, item in enumerate(chosen_items(plan), start=1)
+    )
+    return (
+        "\n## Pictures\n\n![The table as curves](table.png)\n\n"
+        "The first picture of the same eight prompts by every method, not chosen:\n\n"
+        f"![Pictures of every method](table-pictures.png)\n\n{prompts}\n"
+    )
+
+
 def sheet(plan: EvaluationPlan, work: Path, folders: list[str]) -> Image.Image:
     """The same prompts, drawn by every row: two of each number of subjects."""
-    chosen: list[tuple[str, str]] = []
-    for count in range(1, 5):
-        items = [item for item in plan.items if len(item.subjects) == count]
-        for item in (items[0], items[-1]):
-            chosen.append((item.picture_names()[0], item.template))
+    stems = [item.picture_names()[0] for item in chosen_items(plan)]
     strips = []
     for folder in folders:
-        files = [work / "rows" / folder / "pictures" / f"{stem}.png" for stem, _ in chosen]
+        files = [work / "rows" / folder / "pictures" / f"{stem}.png" for stem in stems]
         if not all(file.exists() for file in files):
             continue
         pictures = tuple(Image.open(file).convert("RGB") for file in files)
