@@ -74,14 +74,13 @@ class Bench:
             provenance=found.provenance,
         ).ref
 
-    def learning_steps(self) -> list[int]:
-        """Steps the concepts were learnt in, as each of them says."""
-        found = {
-            int(concept.provenance.parameters["steps"])
+    def learning_steps(self) -> dict[str, int]:
+        """Scope -> steps its concepts were learnt in, as they say."""
+        return {
+            concept.scope: int(concept.provenance.parameters["steps"])
             for concept in self.registry.find()
             if concept.provenance is not None
         }
-        return sorted(found)
 
     def tune(
         self, chosen: Sequence[Subject], scope: Scope, settings: TuneSettings
@@ -235,11 +234,12 @@ def _table(rows: list[dict[str, object]]) -> str:
 
 
 def _page(record: dict[str, object], table: str) -> str:
-    learnt = " or ".join(map(str, record["learning_steps"]))  # type: ignore[call-overload]
+    steps: dict[str, int] = record["learning_steps"]  # type: ignore[assignment]
+    learnt = ", ".join(f"{count} steps in scope {scope}" for scope, count in steps.items())
     return (
         "# Joint tuning\n\n"
         "`python tools/measure_tuning.py --work FOLDER --write`: masks of the demo's subjects, "
-        f"learnt one by one (gates, {learnt} steps), as they are and after `Extractor.tune` on all "
+        f"learnt one by one (gates, {learnt}), as they are and after `Extractor.tune` on all "
         "subjects of the set (40 steps a subject, learning rate "
         f"{record['learning_rate']}). Shares over {record['pictures']} pictures a row with all "
         "subjects of the set, the same prompts and seeds before and after, read by the judge: "
