@@ -7,14 +7,14 @@ model than the table, says so.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
+from reproduction_results import Found, MissingError, Table, listed, read, said_of
 
 RESULTS = Path(__file__).parent / "results"
 PAPER_ROW, OWN_ROW, BOUND_ROW, BASE_ROW = (
@@ -33,54 +33,6 @@ paper's own setting, `gates/subject` this package's default. Presence is the sha
 a classifier of the world sees right in shape, both colours and texture. Against the base model a
 claim holds where the 95 % interval lies above the other's; against rivals, where the mean is at
 least the best rival's for each number of subjects."""
-Found = tuple[str, str]
-"""What was measured, and the verdict."""
-
-
-class MissingError(LookupError):
-    """A result that the claim needs is not there."""
-
-
-class Table:
-    """tools/results/table.json."""
-
-    def __init__(self, results: Path) -> None:
-        content = read(results, "table")
-        self.rows = {row["method"]: row for row in content["rows"]}
-        self.counts = content["columns"]
-
-    def cell(self, row: str, measure: str, count: int) -> dict[str, float]:
-        """mean, low, high, count."""
-        try:
-            found: dict[str, float] = self.rows[row]["cells"][measure][str(count)]
-        except KeyError as error:
-            raise MissingError(f"row {row!r} of the table") from error
-        return found
-
-    def means(self, row: str, measure: str, counts: tuple[int, ...]) -> list[float]:
-        """One number for each number of subjects."""
-        return [self.cell(row, measure, count)["mean"] for count in counts]
-
-    def size(self, row: str) -> float:
-        """Bytes a concept."""
-        found = self.rows.get(row, {}).get("bytes_per_concept")
-        if found is None:
-            raise MissingError(f"row {row!r} of the table")
-        return float(found)
-
-
-def read(results: Path, name: str) -> dict[str, Any]:
-    """One result file."""
-    file = results / f"{name}.json"
-    if not file.exists():
-        raise MissingError(file.name)
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return content
-
-
-def listed(values: list[float]) -> str:
-    """``.59 / .54 / .18``."""
-    return " / ".join(f"{value:.2f}" for value in values)
 
 
 def shutting_draws(results: Path) -> Found:
@@ -212,13 +164,6 @@ def page(name: str) -> Callable[[Path], Found]:
         return f"see [{name}.md]({name}.md)", "as the page says"
 
     return look
-
-
-def said_of(verdicts: list[tuple[str, bool]]) -> str:
-    """One verdict, or one for each of several."""
-    if len({holds for _, holds in verdicts}) == 1:
-        return "holds" if verdicts[0][1] else "**does not hold**"
-    return ", ".join(f"`{row}` {'holds' if holds else '**does not**'}" for row, holds in verdicts)
 
 
 @dataclass(frozen=True)
