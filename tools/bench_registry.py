@@ -295,7 +295,7 @@ def synthesize(folder: Path) -> tuple[int, int]:
     pushed = registry.push("owner0/real", mask_of(0), tags=["tag0"])
     registry.compact(grace=0)
     store = registry._ledger.store
-    connection = duckdb.connect(config={"threads": 2})
+    connection = duckdb.connect(config={"threads": 2, "temp_directory": str(folder / "spill")})
     connection.execute(f"CREATE TABLE concepts ({definition(CONCEPTS)})")
     connection.execute(
         "CREATE TABLE aliases (owner VARCHAR, name VARCHAR, alias VARCHAR, "

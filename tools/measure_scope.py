@@ -24,11 +24,10 @@ from reproduction_plan import write_subjects
 
 from cones_registry import BaseModel, Extractor, Generator, Registry, Request
 from cones_registry.demo.judge import Judge
-from cones_registry.demo.learn import companions, learn
+from cones_registry.demo.learn import SETTINGS, companions, learn
 from cones_registry.demo.measure import BATCH, Trial, group_trials, score, subject_trials
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import NotFoundError
-from cones_registry.extraction import ExtractionSettings
 from cones_registry.manifest import Concept, Scope
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,7 +96,7 @@ class Study:
             scope=variant.scope,
             seed=seed,
             steps=self.steps,
-            settings=ExtractionSettings(rows=variant.rows),  # type: ignore[arg-type]
+            settings=replace(SETTINGS, rows=variant.rows),  # type: ignore[arg-type]
             progress=None,
         )
         return self.registry.push(
@@ -148,7 +147,7 @@ class Study:
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/scope"))
 @click.option("--seeds", default=3, show_default=True, help="Of the default rows; others have one.")
 @click.option("--count", default=32, show_default=True, help="Pictures behind every share.")
-@click.option("--steps", default=200, show_default=True)
+@click.option("--steps", default=300, show_default=True)
 @click.option("--write", is_flag=True)
 def main(source: str, work: Path, seeds: int, count: int, steps: int, write: bool) -> None:
     """Measure and print."""

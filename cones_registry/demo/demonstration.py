@@ -42,7 +42,7 @@ class DemoSize:
     base_trials: int = 64
     subject_trials: int = 32
     pair_trials: int = 16
-    companions: int = 6
+    companions: int = 12
     learning_steps: int | None = None
 
 

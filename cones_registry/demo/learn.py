@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -20,24 +21,31 @@ from cones_registry.extraction import (
 from cones_registry.extraction.progress import Progress
 from cones_registry.manifest import Scope
 
+SETTINGS: Final = ExtractionSettings(collage_share=0.85, collage_limit=256)
+"""Mostly in company: named second, after other words, is where a subject is learnt last."""
+
 
 def companions(
-    base: BaseModel, subject: Subject, *, each: int = 6, seed: int = 0
+    base: BaseModel, subject: Subject, *, each: int = 12, seed: int = 0
 ) -> tuple[Companion, ...]:
     """Pictures of other things, drawn by the base model where the subject does not stand.
 
+    Every other one is asked for by a placeholder and not described: so the subject is also learnt
+    after words that mean nothing to the base model, as another concept's name does.
     each: how many for each reference picture.
     """
     generator = np.random.default_rng([seed, len(subject.name)])
     pool = world.things()
+    names = [name for name in world.PLACEHOLDERS if name != subject.token]
     prompts = []
     for file in sorted(subject.folder.glob("*.txt")):
         place, ground = file.stem, file.read_text(encoding="utf-8").split("|")[1].strip()
         if place not in world.OPPOSITE:
             continue
-        for _ in range(each):
+        for number in range(each):
             thing = pool[int(generator.integers(len(pool)))]
-            prompts.append(f"at {world.OPPOSITE[place]} a {thing.words()} | {ground}")
+            words = f"{generator.choice(names)} {thing.shape}" if number % 2 else thing.words()
+            prompts.append(f"at {world.OPPOSITE[place]} a {words} | {ground}")
     return base_companions(
         base,
         prompts,
@@ -56,7 +64,7 @@ def learn(
     scope: Scope = "subject",
     method: str = "gates",
     seed: int = 0,
-    settings: ExtractionSettings | None = None,
+    settings: ExtractionSettings = SETTINGS,
     progress: Progress = "auto",
     **options: object,
 ) -> Extraction:

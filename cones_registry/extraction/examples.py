@@ -153,8 +153,9 @@ def collages(
         picture, caption, companion, other = pairs[number]
         # The subject stands on either side of an ordinary photo's companion by turns.
         image = join(picture.image, companion.image, caption, size, swap=bool(number % 2))
-        prompts = (joined_text(caption, other, name), joined_text(other, caption, name))
-        found.append(Example(image, prompts))
+        # Named second twice as often as first: where it stands alone it is named first.
+        second = joined_text(other, caption, name)
+        found.append(Example(image, (joined_text(caption, other, name), second, second)))
     return found
 
 

@@ -46,7 +46,7 @@ class Gates(Method):
     uses_tau: ClassVar[bool] = False
     default_density: ClassVar[float] = 0.1
 
-    steps: int = 200
+    steps: int = 300
     batch_size: int = 8
     learning_rate: float = 1.0
     last_rate: float = 0.1
