@@ -94,8 +94,11 @@ def main(
                     beside = companions(base, subject)
                     extraction = learn(extractor, subject, beside, scope=scope, method=method)
                     seconds = time.monotonic() - began
-                    cuts = [d for d in densities if d < extraction.density]
-                    for kept in (extraction, *(extraction.cut(d) for d in cuts)):
+                    kinds = {"own": extraction}
+                    kinds |= {
+                        f"{d:g}": extraction.cut(d) for d in densities if d < extraction.density
+                    }
+                    for cut, kept in kinds.items():
                         concept = registry.push(
                             subject.name,
                             kept.mask,
@@ -123,6 +126,7 @@ def main(
                             "method": method,
                             "scope": scope,
                             "subject": subject.name,
+                            "cut": cut,
                             "density": kept.density,
                             "bytes": len(encode(kept.mask)),
                             "seconds": round(seconds, 1),
@@ -165,9 +169,9 @@ def _table(rows: list[dict[str, object]]) -> str:
     ]
     groups: dict[tuple[object, object, object], list[dict[str, object]]] = {}
     for row in rows:
-        key = (row["scope"], row["method"], f"{row['density']:.3f}")
+        key = (row["scope"], row["method"], row["cut"])
         groups.setdefault(key, []).append(row)
-    for (scope, method, density), found in groups.items():
+    for (scope, method, _), found in groups.items():
         by_name = {row["subject"]: row for row in found}
 
         def mean(column: str, found: list[dict[str, object]] = found) -> float:
@@ -175,8 +179,8 @@ def _table(rows: list[dict[str, object]]) -> str:
 
         each = [f"{by_name[n]['thing']:.2f}" if n in by_name else "" for n in names]
         lines.append(
-            f"| {scope} | {method} | {density} | {' | '.join(each)} | {mean('thing'):.2f} "
-            f"| {mean('own'):.3f} | {mean('class'):.3f} | {mean('other'):.3f} "
+            f"| {scope} | {method} | {mean('density'):.3f} | {' | '.join(each)} "
+            f"| {mean('thing'):.2f} | {mean('own'):.3f} | {mean('class'):.3f} | {mean('other'):.3f} "
             f"| {mean('seconds'):.0f} | {mean('bytes'):.0f} |"
         )
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def test_ordinary_photos_are_set_side_by_side(swap: bool, size: int) -> None:
     assert sides == expected
 
 
-def test_collages_say_both_orders_and_join_only_what_agrees() -> None:
+def test_collages_name_the_subject_second_twice_as_often_and_join_only_what_agrees() -> None:
     found = collages(
         [picture(RED, "at left a {}|on white"), picture(RED, "a {}|on black")],
         [picture(BLUE, "at right a square|on white"), picture(BLUE, "at right a star|on black")],
@@ -66,6 +66,7 @@ def test_collages_say_both_orders_and_join_only_what_agrees() -> None:
     )
     assert [example.prompts for example in found] == [
         ("at left a sks dog and at right a square on white",
+         "at right a square and at left a sks dog on white",
          "at right a square and at left a sks dog on white"),
     ]  # fmt: skip
 
