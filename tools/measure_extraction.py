@@ -180,8 +180,8 @@ def _table(rows: list[dict[str, object]]) -> str:
         each = [f"{by_name[n]['thing']:.2f}" if n in by_name else "" for n in names]
         lines.append(
             f"| {scope} | {method} | {mean('density'):.3f} | {' | '.join(each)} "
-            f"| {mean('thing'):.2f} | {mean('own'):.3f} | {mean('class'):.3f} | {mean('other'):.3f} "
-            f"| {mean('seconds'):.0f} | {mean('bytes'):.0f} |"
+            f"| {mean('thing'):.2f} | {mean('own'):.3f} | {mean('class'):.3f} "
+            f"| {mean('other'):.3f} | {mean('seconds'):.0f} | {mean('bytes'):.0f} |"
         )
     return "\n".join(lines)
 
