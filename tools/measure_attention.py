@@ -9,15 +9,13 @@ without. `--write` keeps tools/results/attention.{md,json} and attention.png.
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import platform
 import statistics
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from measured import RESULTS, conditions, keep
 from PIL import Image, ImageDraw
 from reproduction_plan import SUBJECTS, write_subjects
 
@@ -32,7 +30,6 @@ from cones_registry.errors import ConflictError, NotFoundError
 from cones_registry.manifest import Scope
 from cones_registry.registry import Registry
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = 4  # pictures of each kind on the sheet
 ENLARGED = 128  # pixels
 WINDOW = 8  # pixels on each side of a thing's centre that count as the thing
@@ -181,9 +178,7 @@ def main(source: str, scope: Scope, steps: int, count: int, work: Path, write: b
         )
         click.echo(f"{subject.name}: {without:.3f} -> {with_mask:.3f}", err=True)
     record = {
-        "fingerprint": base.fingerprint,
-        "machine": f"{platform.platform()}, load {os.getloadavg()[0]:.1f}",
-        "torch": torch.__version__,
+        **conditions(base),
         "scope": scope,
         "steps": steps,
         "count": count,
@@ -196,8 +191,7 @@ def main(source: str, scope: Scope, steps: int, count: int, work: Path, write: b
     click.echo(page)
     _sheet(strips).save(work / "attention.png")
     if write:
-        (RESULTS / "attention.json").write_text(json.dumps(record, indent=1) + "\n")
-        (RESULTS / "attention.md").write_text(page)
+        keep("attention", record, page)
         _sheet(strips).save(RESULTS / "attention.png")
 
 

@@ -8,8 +8,6 @@ subject is none of the demo's four, so that what is chosen here is not fitted to
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import diffusers
 import numpy as np
 import peft
 import torch
+from measured import conditions, keep
 from PIL import Image
 
 from cones_registry import BaseModel, Generator
@@ -32,7 +31,6 @@ from cones_registry.demo.measure import (
 from cones_registry.evaluation.baselines import BASELINES, SubjectImages, Tuned, train
 from cones_registry.extraction import base_companions
 
-RESULTS = Path(__file__).parent / "results"
 SUBJECT = world.Thing("square", "red", "dotted", "cyan")
 TOKEN = "vbk"
 RATES = {  # around what each paper takes, scaled to a model of 3 M parameters
@@ -137,14 +135,12 @@ def main(
     click.echo(table)
     if write:
         record = {
-            "fingerprint": base.fingerprint,
+            **conditions(base),
             "pictures": count,
-            "machine": f"{platform.platform()}, load {os.getloadavg()[0]:.1f}",
             "versions": {each.__name__: each.__version__ for each in (torch, diffusers, peft)},
             "rows": rows,
         }
-        (RESULTS / "baselines.json").write_text(json.dumps(record, indent=1) + "\n")
-        (RESULTS / "baselines.md").write_text(_page(record, table))
+        keep("baselines", record, _page(record, table))
 
 
 def _companions(base: BaseModel, folder: Path) -> tuple[object, ...]:

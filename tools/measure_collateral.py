@@ -9,16 +9,14 @@ prompts under the mask. Writes tools/results/collateral.{md,json}.
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
 
 import click
 import numpy as np
 import torch
+from measured import conditions, keep, said
 from PIL import Image
 
 from cones_registry import BaseModel, ConceptMask, Extractor, Generator
@@ -32,7 +30,6 @@ from cones_registry.extraction.conditioning import encode_pictures
 from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.weights import FlatWeights
 
-RESULTS = Path(__file__).parent / "results"
 Masks = list[ConceptMask]
 
 
@@ -63,11 +60,11 @@ def without_general(masks: Masks, least: int) -> Masks:
     """Each mask without the neurons that at least ``least`` of the masks hold."""
     table = masks[0].table
     general = ConceptMask.from_dense(
-        table,
         {
             name: np.sum([mask.to_dense(name) for mask in masks], axis=0) >= least
             for name in table.names
         },
+        table=table,
     )
     return [mask - general for mask in masks]
 
@@ -83,7 +80,7 @@ def without_harmful(masks: Masks, harm: dict[str, np.ndarray], share: float) -> 
             name: member & (harm[name].reshape(member.shape) < edge)
             for name, member in dense.items()
         }
-        found.append(ConceptMask.from_dense(mask.table, kept))
+        found.append(ConceptMask.from_dense(kept, table=mask.table))
     return found
 
 
@@ -100,7 +97,7 @@ def with_layer_limit(masks: Masks, scores: list[dict[str, np.ndarray]], limit: f
                 edge = np.partition(values, values.size - most)[values.size - most]
                 member = member & (values >= edge).reshape(member.shape)
             kept[name] = member
-        found.append(ConceptMask.from_dense(mask.table, kept))
+        found.append(ConceptMask.from_dense(kept, table=mask.table))
     return found
 
 
@@ -174,24 +171,20 @@ def main(source: str, method: str, steps: int | None, count: int, write: bool) -
     table = "\n".join(lines)
     click.echo(table)
     if write:
-        RESULTS.mkdir(exist_ok=True)
         record = {
-            "fingerprint": base.fingerprint,
+            **conditions(base),
             "method": method,
             "pictures": count,
-            "machine": f"{platform.machine()}, one thread",
-            "torch": torch.__version__,
             "rows": rows,
         }
-        (RESULTS / "collateral.json").write_text(json.dumps(record, indent=1) + "\n")
         head = (
             "# Less collateral from whole-prompt masks\n\n"
             f"`python tools/measure_collateral.py --write`: method `{method}`, scope `prompt`, one "
             f"seed, {count} pictures for every subject and pair. Shares of things right in shape, "
             "colours and texture at their place; `ordinary prompts`: things described in full, "
-            f"drawn under each subject's mask. Base {base.fingerprint}.\n\n"
+            f"drawn under each subject's mask.\n\n"
         )
-        (RESULTS / "collateral.md").write_text(head + table + "\n")
+        keep("collateral", record, f"{head}{said(record)}\n\n{table}\n")
 
 
 if __name__ == "__main__":

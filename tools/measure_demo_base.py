@@ -8,12 +8,12 @@ with `--write`.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 
 import click
 import torch
+from measured import conditions, keep, said
 from PIL import Image
 
 from cones_registry import BaseModel, Generator
@@ -21,7 +21,6 @@ from cones_registry.demo.judge import Judge
 from cones_registry.demo.measure import described_trials, draw, score
 from cones_registry.demo.sheet import Strip, contact_sheet
 
-RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("shape", "colour", "texture", "place", "background", "thing", "all")
 
 
@@ -75,25 +74,21 @@ def main(
     table = "\n".join(lines)
     click.echo(table)
     if write:
-        RESULTS.mkdir(exist_ok=True)
         record = {
-            "fingerprint": base.fingerprint,
+            **conditions(base),
             "pictures": count,
             "steps": steps,
             "seconds": round(time.monotonic() - began),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
             "rows": rows,
         }
-        (RESULTS / "demo-base.json").write_text(json.dumps(record, indent=1) + "\n")
         head = (
             "# How well the demo base follows its captions\n\n"
             f"`python tools/measure_demo_base.py --write`: {count} pictures a row, {steps} DDIM "
             "steps, read by a classifier trained on the renderer alone. `thing`: share of things "
             "right in shape, colour and texture at their place; `all`: share of pictures with "
-            f"every thing right. Base {base.fingerprint}.\n\n"
+            f"every thing right.\n\n"
         )
-        (RESULTS / "demo-base.md").write_text(head + table + "\n")
+        keep("demo-base", record, f"{head}{said(record)}\n\n{table}\n")
 
 
 if __name__ == "__main__":

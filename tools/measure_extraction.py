@@ -8,7 +8,6 @@ seconds. `--write` keeps the table in tools/results/extraction.{md,json}.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from measured import conditions, keep, said
 from PIL import Image
 
 from cones_registry import BaseModel, Extractor, Generator, encode
@@ -29,8 +29,6 @@ from cones_registry.extraction import Companion
 from cones_registry.extraction.held_out import held_out_losses
 from cones_registry.manifest import Scope
 from cones_registry.registry import Registry
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def held_out_pictures(
@@ -140,23 +138,19 @@ def main(
     table = _table(rows)
     click.echo(table)
     if write:
-        RESULTS.mkdir(exist_ok=True)
         record = {
-            "fingerprint": base.fingerprint,
+            **conditions(base),
             "pictures": count,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
             "rows": rows,
         }
-        (RESULTS / "extraction.json").write_text(json.dumps(record, indent=1) + "\n")
         head = (
             "# Extraction: methods, scopes, densities\n\n"
-            f"`python tools/measure_extraction.py --write` on base {base.fingerprint}; {count} "
+            f"`python tools/measure_extraction.py --write`: {count} "
             "pictures a subject at places and on backgrounds extraction never saw, read by the "
             "judge. `accuracy`: shape, both colours and texture right at the right place. Losses "
             "are held-out denoising losses with the mask over those without it.\n\n"
         )
-        (RESULTS / "extraction.md").write_text(head + table + "\n")
+        keep("extraction", record, f"{head}{said(record)}\n\n{table}\n")
 
 
 def _table(rows: list[dict[str, object]]) -> str:

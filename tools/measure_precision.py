@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from measured import RESULTS, conditions, keep, said
 
 from cones_registry import BaseModel, Concept, ConceptMask, Extractor, Generator, Registry
 from cones_registry.demo.judge import Judge
@@ -31,7 +30,6 @@ from cones_registry.extraction import Extraction
 from cones_registry.extraction.gates import OPEN
 from cones_registry.factors import PRECISIONS
 
-RESULTS = Path(__file__).parent / "results"
 DENSITIES = (0.05, 0.02, 0.01, 0.005, 0.002)
 
 
@@ -104,17 +102,13 @@ def main(source: str, count: int, steps: int | None, write: bool) -> None:
     text = page(rows, curve, bench, learnt)
     click.echo(text)
     if write:
-        RESULTS.mkdir(exist_ok=True)
         record = {
-            "fingerprint": bench.base.fingerprint,
+            **conditions(bench.base),
             "pictures": count,
-            "machine": f"{platform.machine()}, one thread, load {os.getloadavg()[0]:.1f}",
-            "torch": torch.__version__,
             "precision": rows,
             "density": curve,
         }
-        (RESULTS / "precision.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        (RESULTS / "precision.md").write_text(text, "utf-8")
+        keep("precision", record, text)
         plot(curve, RESULTS / "density.png")
 
 
@@ -182,7 +176,7 @@ def page(
         f"`subject`, {parameters.get('steps')} steps, one extraction each; {bench.count} pictures "
         "of every subject at places and on backgrounds that were not learnt, and half as many of "
         "every pair, read by the judge: share of subjects right in shape, both colours, texture "
-        f"and place. One seed. Base {bench.base.fingerprint}.",
+        f"and place. One seed. {said(conditions(bench.base))}",
         "",
         "| factors | alone | pairs | bytes a concept |",
         "|---|---:|---:|---:|",

@@ -9,8 +9,6 @@ stopped goes on. Writes tools/results/scope.{md,json}.
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import click
 import torch
+from measured import conditions, keep, said
 from reproduction_plan import SUBJECTS as MORE
 from reproduction_plan import write_subjects
 
@@ -29,8 +28,6 @@ from cones_registry.demo.measure import BATCH, Trial, group_trials, score, subje
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import NotFoundError
 from cones_registry.manifest import Concept, Scope
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -200,20 +197,14 @@ def main(source: str, work: Path, seeds: int, count: int, steps: int, write: boo
     table = "\n".join(lines)
     click.echo(table)
     if write:
-        RESULTS.mkdir(exist_ok=True)
-        record |= {
-            "fingerprint": study.base.fingerprint,
-            "machine": f"{platform.machine()}, one thread",
-            "torch": torch.__version__,
-        }
-        (RESULTS / "scope.json").write_text(json.dumps(record, indent=1) + "\n")
+        record |= conditions(study.base)
         head = (
             "# At which rows a mask acts\n\n"
             f"`python tools/measure_scope.py --write`: method `gates`, {steps} steps; {count} "
             "pictures for every subject and pair, at places and on backgrounds extraction never "
-            f"saw; 95 % intervals (Wilson). Base {study.base.fingerprint}.\n\n"
+            f"saw; 95 % intervals (Wilson).\n\n"
         )
-        (RESULTS / "scope.md").write_text(head + table + "\n")
+        keep("scope", record, f"{head}{said(record)}\n\n{table}\n")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ the table in tools/results/tuning.{md,json}.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+from measured import conditions, keep
 from PIL import Image
 
 from cones_registry import BaseModel, Composition, ConceptMask, Extractor, Generator, encode
@@ -30,7 +29,6 @@ from cones_registry.extraction import Companion, SubjectImages, TuneSettings, Tu
 from cones_registry.manifest import Scope
 from cones_registry.registry import Registry
 
-RESULTS = Path(__file__).parent / "results"
 SETS = ((0, 1), (2, 3), (0, 1, 2), (1, 2, 3), (0, 1, 2, 3))
 SHOWN = 6  # pictures of each kind on the sheet
 
@@ -159,16 +157,13 @@ def main(
     click.echo(table)
     if write:
         record = {
-            "fingerprint": bench.base.fingerprint,
+            **conditions(bench.base),
             "pictures": count,
-            "machine": f"{platform.platform()}, load {os.getloadavg()[0]:.1f}",
-            "torch": torch.__version__,
             "learning_steps": bench.learning_steps(),
             "learning_rate": settings.learning_rate,
             "rows": rows,
         }
-        (RESULTS / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
-        (RESULTS / "tuning.md").write_text(_page(record, table))
+        keep("tuning", record, _page(record, table))
 
 
 def _measure(
