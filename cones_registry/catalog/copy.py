@@ -1,10 +1,10 @@
 """The local copy of the catalogue: one DuckDB file per state, never changed once it has its name.
 
-A new state is built aside and swapped in: `catalog-<n>.duckdb` gets its name by `os.replace`, then
-the file `CURRENT`, which names it, does. Readers open the file read-only, so any number of
+A new state is built aside and swapped in: `catalog-<ulid>.duckdb` gets its name by `os.replace`,
+then the file `CURRENT`, which names it, does. Readers open the file read-only, so any number of
 processes read while one builds. (DuckDB lets nobody read what somebody writes, and one path opened
-twice in a process is one database even after the file under it was replaced:
-hence a new name a state.)
+twice in a process is one database even after the file under it was replaced or removed: hence a
+name a state that no other had or will have.)
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class State:
     """One state of the local copy, opened for reading.
 
     Attributes:
-        number: counts the states of this folder.
+        name: ULID of the state; no other one has it, whatever was removed between.
         applied: stamps of the segments that are in and may still be listed in the log.
         meta: what syncing knows besides the tables.
         connection: read-only; take a `cursor()` of it in each thread.
         is_empty: whether there is no version in it, so that nobody need ask.
     """
 
-    number: int
+    name: str
     path: Path
     applied: frozenset[str]
     meta: Meta
@@ -162,14 +162,13 @@ class LocalCopy:
         """The current state, None if there is none that can be read."""
         with self._lock:
             for _ in range(20):
-                number = self._current()
-                if number is None:
+                name = self._current()
+                if name is None:
                     return None
-                if self._state is not None and self._state.number == number:
+                if self._state is not None and self._state.name == name:
                     return self._state
-                path = self._path(number)
                 try:
-                    self._state = _open(number, path)
+                    self._state = _open(name, self._path(name))
                     return self._state
                 except FileNotFoundError:
                     continue  # swapped since CURRENT was read
@@ -177,14 +176,14 @@ class LocalCopy:
                     return None  # damaged or of an older layout: it is built again
             return None
 
-    def _current(self) -> int | None:
+    def _current(self) -> str | None:
         try:
-            return int((self.folder / "CURRENT").read_text(encoding="ascii"))
+            return str(ULID.from_str((self.folder / "CURRENT").read_text(encoding="ascii").strip()))
         except (FileNotFoundError, ValueError):
             return None
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"catalog-{number}.duckdb"
+    def _path(self, name: str) -> Path:
+        return self.folder / f"catalog-{name}.duckdb"
 
     @contextlib.contextmanager
     def build(self, source: State | None) -> Iterator[Builder]:
@@ -210,30 +209,23 @@ class LocalCopy:
                 connection.close()
             if builder.rewrite:
                 aside.with_suffix(".rewritten").replace(aside)
-            number = max([self._current() or 0, *self._numbers()]) + 1
-            self.fault("swap", str(number))
-            aside.replace(self._path(number))
+            name = str(ULID())
+            self.fault("swap", name)
+            aside.replace(self._path(name))
             pointer = self.folder / f"CURRENT-{ULID()}"
-            pointer.write_text(f"{number}\n", encoding="ascii")
+            pointer.write_text(f"{name}\n", encoding="ascii")
             pointer.replace(self.folder / "CURRENT")
-            self.fault("swap-done", str(number))
+            self.fault("swap-done", name)
         finally:
             aside.unlink(missing_ok=True)
             Path(f"{aside}.wal").unlink(missing_ok=True)
         self._sweep()
 
-    def _numbers(self) -> list[int]:
-        return [
-            int(path.stem.removeprefix("catalog-"))
-            for path in self.folder.glob("catalog-*.duckdb")
-            if path.stem.removeprefix("catalog-").isdigit()
-        ]
-
     def _sweep(self) -> None:
         """Remove old states and what killed builders left; open readers keep their files."""
         current = self._current()
         for path in self.folder.glob("catalog-*.duckdb"):
-            if path != self._path(current or 0):
+            if current is None or path != self._path(current):
                 path.unlink(missing_ok=True)
         for pattern in ("building-*", "CURRENT-*", "snapshot-*"):
             for path in self.folder.glob(pattern):
@@ -275,7 +267,7 @@ def _reader() -> dict[str, Any]:
     return READER | {"memory_limit": os.environ.get("CONES_QUERY_MEMORY") or "2GB"}
 
 
-def _open(number: int, path: Path) -> State:
+def _open(name: str, path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(path)
     connection = duckdb.connect(str(path), read_only=True, config=_reader())
@@ -286,7 +278,7 @@ def _open(number: int, path: Path) -> State:
         stamps = connection.execute("SELECT stamp FROM internal.applied").fetchall()
         found = connection.execute("SELECT 1 FROM concepts LIMIT 1").fetchall()
         applied, meta = frozenset(stamp for (stamp,) in stamps), Meta.from_json(rows[0][1])
-        return State(number, path, applied, meta, connection, is_empty=not found)
+        return State(name, path, applied, meta, connection, is_empty=not found)
     except BaseException:
         connection.close()
         raise

@@ -399,3 +399,20 @@ def test_a_lost_or_damaged_local_copy_is_made_again(registry: Registry, tmp_path
     for path in (tmp_path / "cache").rglob("*.duckdb"):
         path.unlink()
     assert len(other(registry).find()) == 1
+
+
+def test_a_copy_made_again_shows_the_log_while_an_older_state_is_still_open(
+    registry: Registry, tmp_path: Path
+) -> None:
+    held = registry._ledger.fresh().connection.cursor()  # as a slow query does
+    registry.push("alice/dog", mask_of(1))
+    registry._ledger.copy.forget()
+    assert [each.ref for each in registry.find()] == ["alice/dog:1"]
+    assert registry.query("SELECT ref FROM concepts").to_pylist() == [{"ref": "alice/dog:1"}]
+    # So does a handle whose folder was made again behind its back.
+    reader = other(registry)
+    assert len(reader.find()) == 1
+    registry.push("alice/cat", mask_of(2))
+    registry._ledger.copy.forget()
+    assert len(registry.find()) == len(reader.find()) == 2
+    held.close()
