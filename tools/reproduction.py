@@ -24,8 +24,12 @@ from reproduction_plan import (
     OURS,
     QUICK_STEPS,
     RIVALS,
+    SETS,
+    TUNED_ROW,
     WORLD_ROW,
     chosen_subjects,
+    groups,
+    tuned_name,
     write_plan,
     write_subjects,
     write_world_row,
@@ -42,7 +46,12 @@ from cones_registry.evaluation.gallery import read_gallery
 from cones_registry.evaluation.plan import read_plan
 from cones_registry.evaluation.scores import KEY as SCORES
 from cones_registry.evaluation.scoring import score_gallery
-from cones_registry.extraction import ExtractionSettings, read_companions
+from cones_registry.extraction import (
+    ExtractionSettings,
+    SubjectImages,
+    TuneSettings,
+    read_companions,
+)
 
 TOOLS = Path(__file__).parent
 SCRIPTS = {
@@ -50,6 +59,7 @@ SCRIPTS = {
     for script in sorted(TOOLS.glob("measure_*.py"))
 }
 OWNER = "demo"
+TUNED_FROM = "gates/subject"
 STAGES = ("learn", "draw", "score", "report")
 
 
@@ -127,6 +137,31 @@ def learn_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:
         )
 
 
+def learn_tuned_row(base: BaseModel, folder: Path, *, quick: bool) -> None:
+    """Tune every group's masks jointly, those of the default row."""
+    learn_row(TUNED_FROM, base, folder, quick=quick)
+    registry = open_registry(folder)
+    extractor = Extractor(base, cache_folder=folder / "cache")
+    for group in groups(SETS[:1] if quick else SETS):
+        name = tuned_name(group)
+        if registry.find(name=f"{name}-{group[-1].token}"):
+            continue
+        say(f"tuning {name}")
+        images = {
+            f"{at.name}-{TUNED_FROM.replace('/', '-')}": SubjectImages(
+                at.folder, at.token, at.noun, read_companions(at.folder / "companions")
+            )
+            for at in (subject.at(folder) for subject in group)
+        }
+        tuning = extractor.tune(
+            registry.resolve(*images),
+            images,
+            tuning=TuneSettings(steps=QUICK_STEPS if quick else None),
+            progress=None,
+        )
+        registry.push_many(tuning.pushes(name))
+
+
 def table(
     work: Path, source: str, rows: tuple[str, ...], stages: tuple[str, ...], *, quick: bool
 ) -> None:
@@ -150,6 +185,8 @@ def table(
             clock(
                 f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder, quick=quick)
             )
+        if "learn" in stages and row.name == TUNED_ROW:
+            clock("learn tuned", lambda: learn_tuned_row(base, folder, quick=quick))
         if "draw" in stages:
             say(f"drawing {row.name}")
             registry = open_registry(folder)

@@ -33,6 +33,8 @@ OURS: Final[dict[str, tuple[str, Scope]]] = {
     "gates/subject": ("gates", "subject"),
 }
 """Row -> method and scope: the first is the paper's own setting, the last is our default."""
+TUNED_ROW: Final = "gates/subject, tuned"
+"""The default, and then the masks of subjects that stand together tuned jointly."""
 RIVALS: Final = ("textual-inversion", "custom-diffusion", "dreambooth", "lora")
 
 
@@ -73,7 +75,7 @@ def chosen_subjects(*, quick: bool) -> tuple[PlacedSubject, ...]:
 def write_subjects(base: BaseModel, work: Path, *, quick: bool = False) -> None:
     """Five reference pictures of each subject, and companions drawn by the base model."""
     grounds = list(world.BACKGROUNDS)
-    each = 1 if quick else 6  # companions for each reference picture
+    each = 1 if quick else 12  # companions for each reference picture, as in the demo
     for number, subject in enumerate(chosen_subjects(quick=quick)):
         folder = subject.at(work).folder
         if (folder / "companions" / "done").exists():
@@ -125,6 +127,17 @@ def write_plan(work: Path, *, quick: bool = False) -> Path:
                 }
                 for row in OURS
             ),
+            {
+                "name": TUNED_ROW,
+                "concepts": {s.name: f"demo/{s.name}-gates-subject:1" for s in subjects},
+                "tuned": [
+                    {
+                        "subjects": [s.name for s in group],
+                        "concepts": [f"demo/{tuned_name(group)}-{s.token}:1" for s in group],
+                    }
+                    for group in groups(sets)
+                ],
+            },
             *(
                 {
                     "name": name,
@@ -160,14 +173,28 @@ def prompts(sets: Sequence[Sequence[PlacedSubject]] = SETS) -> list[str]:
         for chosen in generator.choice(len(free), 2, replace=False):
             place, ground = free[int(chosen)]
             found.append(f"at {place} a {{{subject.name}}} on {ground}")
-    for one in sets:
-        pairs = [(one[at], one[(at + 1) % 4]) for at in range(4)]
-        triples = [tuple(each for each in one if each is not left) for left in one]
-        for group, times in ((pairs, 2), (triples, 2), ([one], 6)):
-            for subjects in group:
-                for _ in range(times):
-                    found.append(_together(generator, tuple(subjects)))
+    for group in groups(sets):
+        for _ in range(6 if len(group) == 4 else 2):
+            found.append(_together(generator, group))
     return found
+
+
+def groups(sets: Sequence[Sequence[PlacedSubject]] = SETS) -> list[tuple[PlacedSubject, ...]]:
+    """Subjects that stand together in a prompt: neighbours of a set, all but one of it, all."""
+    return [
+        group
+        for one in sets
+        for group in (
+            *((one[at], one[(at + 1) % 4]) for at in range(4)),
+            *(tuple(each for each in one if each is not left) for left in one),
+            tuple(one),
+        )
+    ]
+
+
+def tuned_name(group: Sequence[PlacedSubject]) -> str:
+    """What the masks of a group are pushed as, each with its token after it."""
+    return "-".join(subject.name for subject in group) + "-tuned"
 
 
 def _together(generator: np.random.Generator, subjects: tuple[PlacedSubject, ...]) -> str:

@@ -17,7 +17,8 @@ from cones_registry.batch.run import run_batch
 from cones_registry.errors import ConesError, UsageError
 from cones_registry.evaluation.fields import write_object
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
-from cones_registry.evaluation.plan import EvaluationPlan, Item, Row
+from cones_registry.evaluation.plan import EvaluationPlan, Item
+from cones_registry.evaluation.rows import Row
 from cones_registry.extraction.images import read_pictures
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def job_lines(plan: EvaluationPlan, row: Row) -> str:
     lines = []
     for item in plan.items:
         job: dict[str, Any] = {"prompt": item.prompt(row.said), "seed": item.seed}
-        if row.concepts is not None:
-            job["concepts"] = [row.concepts[subject.name] for subject in item.subjects]
+        refs = row.refs(item.subjects)
+        if refs is not None:
+            job["concepts"] = refs
         if plan.steps is not None:
             job["steps"] = plan.steps
         if plan.guidance is not None:
@@ -102,7 +104,8 @@ def draw_row(
         )
         failures = report.failures
         if row.concepts is not None:
-            kept = [compositions.pin(ref) for ref in row.concepts.values()]
+            drawn = {ref for item in plan.items for ref in row.refs(item.subjects) or ()}
+            kept = [compositions.pin(ref) for ref in sorted(drawn)]
             size = sum(concept.blob_bytes for concept in kept) / len(kept)
             used |= _learnt(kept[0].provenance, kept[0].scope)
             used["density"] = round(sum(concept.density for concept in kept) / len(kept), 4)

@@ -11,82 +11,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.evaluation.fields import field, mapping_of, only, read_object, require_format
+from cones_registry.evaluation.rows import (
+    MAX_SUBJECTS,
+    EvaluatedSubject,
+    Row,
+    Words,
+    parse_group,
+    parse_row,
+    parse_subject,
+)
 
 FORMAT: Final = "cones evaluation 1"
-BASELINES: Final = ("textual-inversion", "dreambooth", "custom-diffusion", "lora")
-MAX_SUBJECTS: Final = 4
 _SLOT = re.compile(r"\{([^{}]*)\}")
-
-Words = Literal["token", "noun", "description"]
-"""What stands for a subject: placeholder and class noun, the class noun alone, or all it is."""
-
-
-@dataclass(frozen=True)
-class EvaluatedSubject:
-    """A subject: its words and its reference pictures.
-
-    images: folder of pictures. description: what it looks like in words, empty where unknown.
-    """
-
-    name: str
-    token: str
-    noun: str
-    images: Path
-    description: str = ""
-
-    def words(self, kind: Words) -> str:
-        """How a prompt names it."""
-        if kind == "noun":
-            return self.noun
-        if kind == "description":
-            return self.description
-        return f"{self.token} {self.noun}".strip()
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: one method.
-
-    Exactly one of these says what draws:
-    concepts: subject -> ref of its mask. words: the base model alone, told "noun" (lower bound) or
-    "description". baseline: name of a rival, trained on the subjects' pictures for ``steps`` each
-    (None: its own). pictures: "references", the subjects' own real pictures (upper bound).
-
-    sets: for a rival, subjects that are trained jointly beside those that stand together in a
-    prompt; a prompt is drawn by the smallest set that holds its subjects.
-    """
-
-    name: str
-    concepts: Mapping[str, str] | None = None
-    words: Words | None = None
-    baseline: str | None = None
-    steps: int | None = None
-    pictures: str | None = None
-    sets: tuple[tuple[str, ...], ...] | None = None
-
-    @property
-    def folder(self) -> str:
-        """A file name for the row: ``gates/subject`` -> ``gates-subject``."""
-        return re.sub(r"[^\w.-]+", "-", self.name)
-
-    @property
-    def kind(self) -> str:
-        """What draws it, in words."""
-        if self.concepts is not None:
-            return "concepts"
-        if self.words is not None:
-            return f"the base model, told the {self.words}"
-        return f"{self.baseline}, trained" if self.baseline else "real pictures"
-
-    @property
-    def said(self) -> Words:
-        """What stands for a subject in its prompts."""
-        return self.words or "token"
 
 
 @dataclass(frozen=True)
@@ -176,13 +117,15 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
     """The plan that a JSON object describes; see ``read_plan``."""
     known = ("format", "subjects", "groups", "prompts", "seeds", "first_seed", "rows")
     only(content, "the plan", *known, "steps", "guidance")
-    subjects = mapping_of(content, "subjects", lambda name, value: _subject(name, value, folder))
+    subjects = mapping_of(
+        content, "subjects", lambda name, value: parse_subject(name, value, folder)
+    )
     if not subjects:
         raise UsageError("the plan has no subjects")
     seeds, first = field(content, "seeds", int, 1), field(content, "first_seed", int, 0)
     if seeds < 1 or first < 0:
         raise UsageError(f"seeds {seeds} from {first}; expected at least 1, from 0 on")
-    groups = [_group(each, subjects) for each in field(content, "groups", list, [])]
+    groups = [parse_group(each, subjects) for each in field(content, "groups", list, [])]
     items: list[Item] = []
     for template in field(content, "prompts", list, []):
         for text in _filled(template, groups):
@@ -191,7 +134,7 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
             items.append(Item(len(items) + 1, text, chosen, seed, seeds))
     if not items:
         raise UsageError("the plan has no prompts, or none for its groups")
-    rows = tuple(_row(each, subjects) for each in field(content, "rows", list, []))
+    rows = tuple(parse_row(each, subjects) for each in field(content, "rows", list, []))
     if not rows or len({row.folder for row in rows}) != len(rows):
         raise UsageError("the plan needs rows, each with a name of its own")
     steps = field(content, "steps", int, 0) or None
@@ -199,27 +142,6 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
     return EvaluationPlan(
         subjects, tuple(items), rows, steps, None if guidance is None else float(guidance)
     )
-
-
-def _subject(name: str, value: Any, folder: Path) -> EvaluatedSubject:
-    what = f"subject {quote(name)}"
-    if not isinstance(value, dict) or not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        raise UsageError(f"{what}: expected a name of letters, digits and -, and an object")
-    only(value, what, "token", "noun", "images", "description")
-    texts = {key: field(value, key, str, "") for key in ("token", "noun", "images", "description")}
-    if not texts["noun"].strip() or not texts["images"].strip():
-        raise UsageError(f"{what} needs a noun and a folder of images")
-    images = folder / Path(texts["images"]).expanduser()
-    return EvaluatedSubject(name, texts["token"], texts["noun"], images, texts["description"])
-
-
-def _group(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_SUBJECTS:
-        raise UsageError(f"group {quote(value)}; expected a list of 1 to {MAX_SUBJECTS} subjects")
-    for name in value:
-        if name not in subjects:
-            raise UsageError(f"group {quote(value)} names {quote(name)}, which is no subject")
-    return tuple(value)
 
 
 def _filled(template: Any, groups: list[tuple[str, ...]]) -> list[str]:
@@ -249,34 +171,3 @@ def _named(template: str, subjects: Mapping[str, EvaluatedSubject]) -> tuple[Eva
     if len(names) > MAX_SUBJECTS:
         raise UsageError(f"prompt {quote(template)} names more than {MAX_SUBJECTS} subjects")
     return tuple(subjects[name] for name in names)
-
-
-def _row(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> Row:
-    if not isinstance(value, dict) or not field(value, "name", str, "").strip():
-        raise UsageError(f"row {quote(value)} has no name")
-    what = f"row {quote(value['name'])}"
-    only(value, what, "name", "concepts", "words", "baseline", "steps", "pictures", "sets")
-    kinds = [key for key in ("concepts", "words", "baseline", "pictures") if key in value]
-    if len(kinds) != 1:
-        raise UsageError(f"{what} needs exactly one of concepts, words, baseline and pictures")
-    row = Row(
-        value["name"],
-        mapping_of(value, "concepts", lambda _, ref: str(ref)) if "concepts" in value else None,
-        value.get("words"),
-        value.get("baseline"),
-        field(value, "steps", int, 0) or None,
-        value.get("pictures"),
-        tuple(_group(each, subjects) for each in field(value, "sets", list, [])) or None,
-    )
-    if row.concepts is not None and set(row.concepts) != set(subjects):
-        missing = sorted(set(subjects) ^ set(row.concepts))
-        raise UsageError(f"{what}: expected one ref for each subject; see {', '.join(missing)}")
-    if row.words not in (None, "noun", "description"):
-        raise UsageError(f"{what}: words {quote(row.words)}; expected noun or description")
-    if row.words == "description" and not all(s.description for s in subjects.values()):
-        raise UsageError(f"{what}: not every subject has a description")
-    if row.baseline is not None and row.baseline not in BASELINES:
-        raise UsageError(f"{what}: expected one of {', '.join(BASELINES)}")
-    if row.pictures not in (None, "references"):
-        raise UsageError(f"{what}: pictures {quote(row.pictures)}; expected references")
-    return row

@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
-from cones_registry.evaluation.plan import BASELINES, parse_plan, read_plan
+from cones_registry.evaluation.plan import parse_plan, read_plan
+from cones_registry.evaluation.rows import BASELINES
 
 SCHEMA = Path(__file__).parents[2] / "schema"
 SUBJECTS = {
@@ -66,6 +67,25 @@ def test_a_rival_draws_with_the_smallest_set_that_holds_the_subjects_of_a_prompt
     assert made.estimate(2.0, 10.0) == 2 * 3 * 2.0 + 6 * 10.0
 
 
+def test_masks_tuned_jointly_draw_the_prompts_that_name_just_their_subjects() -> None:
+    single = {name: f"me/{name}:1" for name in ("dog", "bear", "cat")}
+    tuned = [{"subjects": ["bear", "dog"], "concepts": ["me/both-sks:1", "me/both-v:1"]}]
+    made = plan(
+        prompts=["{dog}", "{dog} and {bear}", "{bear} and {cat}"],
+        rows=[{"name": "ours", "concepts": single, "tuned": tuned}],
+    )
+    assert [made.row("ours").refs(item.subjects) for item in made.items] == [
+        ["me/dog:1"],
+        ["me/both-sks:1", "me/both-v:1"],
+        ["me/bear:1", "me/cat:1"],
+    ]
+    for wrong in ([{"subjects": ["wolf"], "concepts": ["me/a"]}], [{"subjects": ["dog"]}], ["dog"]):
+        with pytest.raises(UsageError):
+            plan(prompts=["{dog}"], rows=[{"name": "x", "concepts": single, "tuned": wrong}])
+    with pytest.raises(UsageError, match="goes with concepts"):
+        plan(prompts=["{dog}"], rows=[{"name": "x", "words": "noun", "tuned": tuned}])
+
+
 def test_the_example_and_the_schema_agree_with_the_reader() -> None:
     example = read_plan(SCHEMA / "examples" / "evaluation-plan.json")
     assert example.counts() == {1: 150, 2: 50}
@@ -73,7 +93,7 @@ def test_the_example_and_the_schema_agree_with_the_reader() -> None:
     row = schema["properties"]["rows"]["items"]["properties"]
     assert tuple(row["baseline"]["enum"]) == BASELINES
     assert "\n".join(sorted(row)) == "\n".join(
-        sorted(["name", "concepts", "words", "baseline", "steps", "pictures", "sets"])
+        sorted(["name", "concepts", "words", "baseline", "steps", "pictures", "sets", "tuned"])
     )
 
 
