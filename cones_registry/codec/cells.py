@@ -5,6 +5,7 @@ integers, PLAIN texts and DELTA_LENGTH_BYTE_ARRAY bytes. Reading those takes les
 general reader to, and leaves nothing to trust it with.
 """
 
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -26,6 +27,9 @@ _WIDEST: Final = 32
 _LARGEST_BLOCK: Final = 1024
 
 
+_of_thread = threading.local()
+
+
 def page_content(data: memoryview, column: ColumnChunk, page: Page) -> memoryview:
     """What a page holds, checked and decompressed; its size was found within bounds before."""
     content = data[page.start : page.end]
@@ -37,7 +41,7 @@ def page_content(data: memoryview, column: ColumnChunk, page: Page) -> memoryvie
         try:
             size = zstandard.frame_content_size(content)
             if size == page.byte_count:
-                content = memoryview(zstandard.ZstdDecompressor().decompress(content))
+                content = memoryview(_decompressor().decompress(content))
         except zstandard.ZstdError as error:
             raise CorruptDataError(
                 f"a page of column {quote(column.name)} does not decompress: {error}"
@@ -79,6 +83,13 @@ def to_text(cell: Cell) -> str:
         return cell.tobytes().decode()
     except UnicodeDecodeError as error:
         raise CorruptDataError(f"{quote(cell.tobytes())} is not UTF-8 text") from error
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's decompressor: making one takes about as long as a small page."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    return _of_thread.decompressor  # type: ignore[no-any-return]
 
 
 def _plain_cells(content: memoryview, cells: Cell, count: int) -> Iterator[Cell]:

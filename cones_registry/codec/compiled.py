@@ -14,6 +14,10 @@ njit: Any = numba.njit
 types: Any = numba.types
 
 _ESCAPE = 255
+# Indices are unsigned: numba counts an index that may be negative from the end, which costs a
+# branch at every access. Mixed with a signed number they would become floats.
+_Index = np.uint64
+_ONE, _THREE, _SEVEN = _Index(1), _Index(3), _Index(7)
 # One signature, so that nothing is compiled again for arrays that happen to be writable.
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _LABELS = types.Array(types.int64, 1, "C", readonly=True)
@@ -30,18 +34,19 @@ def _low_bits(low: Any, index: int, shift: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _sort_by_class(labels: Any, classes: int) -> Any:
-    """(first place of each class and the end, lines sorted by class), a counting sort."""
-    starts = np.zeros(classes + 1, dtype=np.int64)
+def _sort_by_class(labels: Any, classes: int, step: Any) -> Any:
+    """(first place of each class and the end, `step` * each line sorted by class)."""
+    starts = np.zeros(classes + 1, dtype=_Index)
     for label in labels:
-        starts[label + 1] += 1
+        starts[_Index(label) + _ONE] += _ONE
     for label in range(classes):
         starts[label + 1] += starts[label]
     places = starts.copy()
-    order = np.empty(labels.size, dtype=np.int64)
+    order = np.empty(labels.size, dtype=_Index)
     for line in range(labels.size):
-        order[places[labels[line]]] = line
-        places[labels[line]] += 1
+        label = _Index(labels[line])
+        order[places[label]] = _Index(line) * step
+        places[label] += _ONE
     return starts, order
 
 
@@ -51,25 +56,27 @@ def _set_packed(
 ) -> Any:
     """Stream 1: one bit for every neuron of its blocks."""
     col_classes = lefts.size - 1
-    position = np.int64(0)
-    found = 0
+    position = found = _Index(0)
     for block in range(streams.size):
         if streams[block] != 1:
             continue
         row_class, col_class = block // col_classes, block % col_classes
+        left, right = lefts[col_class], lefts[col_class + 1]
         for row in range(tops[row_class], tops[row_class + 1]):
-            if position + lefts[col_class + 1] - lefts[col_class] > 8 * data.size:
+            if position + right - left > _Index(8 * data.size):
                 return -1
-            for col in range(lefts[col_class], lefts[col_class + 1]):
+            row_start = rows[row]
+            for col in range(left, right):
                 # No branch: in these blocks either side of one would be taken about as often.
-                bit = (data[position >> 3] >> (position & 7)) & 1
-                neuron = rows[row] + columns[col]
-                packed[neuron >> 3] |= np.uint8(bit << (neuron & 7))
-                found += bit
-                position += 1
-    if data.size != (position + 7) // 8 or (position & 7 and data[-1] >> (position & 7)):
+                bit = (data[position >> _THREE] >> (position & _SEVEN)) & 1
+                neuron = row_start + columns[col]
+                packed[neuron >> _THREE] |= np.uint8(bit << (neuron & _SEVEN))
+                found += _Index(bit)
+                position += _ONE
+    used = position & _SEVEN
+    if _Index(data.size) != (position + _SEVEN) >> _THREE or (used and data[-1] >> used):
         return -1
-    return found
+    return np.int64(found)
 
 
 @njit(cache=True, nogil=True)
@@ -90,37 +97,37 @@ def _set_stream(
         return -1
     col_classes = lefts.size - 1
     block = -1
-    position = np.int64(-1)
-    row_start = end = width = row = left = np.int64(0)
+    # Of the sequence: where the next member would be at the earliest, where row and block end.
+    position = row_end = end = _Index(0)
+    row = right = width = _Index(0)
     count = 0
     for byte in data:
-        position += np.int64(byte) << shift
+        position += _Index(byte) << _Index(shift)
         if byte == _ESCAPE:
             continue
         if shift:
             if (count + 1) * shift > 8 * low.size:
                 return -1
-            position += _low_bits(low, count, shift)
-        position += 1
-        while position >= end:
-            block += 1
-            while block < streams.size and streams[block] != stream:
+            position += _Index(_low_bits(low, count, shift))
+        if position >= row_end:
+            while position >= end:
                 block += 1
-            if block >= streams.size:
-                return -1
-            row_class, col_class = block // col_classes, block % col_classes
-            row, left = tops[row_class], lefts[col_class]
-            width = lefts[col_class + 1] - left
-            row_start = end
-            end += width * (tops[row_class + 1] - row)
-        col = position - row_start
-        if col >= width:
-            skipped = col // width
-            row += skipped
-            row_start += skipped * width
-            col -= skipped * width
-        neuron = rows[row] + columns[left + col]
-        packed[neuron >> 3] |= np.uint8(1 << (neuron & 7))
+                while block < streams.size and streams[block] != stream:
+                    block += 1
+                if block >= streams.size:
+                    return -1
+                row_class, col_class = block // col_classes, block % col_classes
+                row, right = tops[row_class], lefts[col_class + 1]
+                width = right - lefts[col_class]
+                row_end = end + width
+                end += width * (tops[row_class + 1] - row)
+            # Mostly a row or two: quicker than to divide.
+            while position >= row_end:
+                row += _ONE
+                row_end += width
+        neuron = rows[row] + columns[right - (row_end - position)]
+        packed[neuron >> _THREE] |= np.uint8(1) << (neuron & _SEVEN)
+        position += _ONE
         count += 1
     return count if low.size == (count * shift + 7) // 8 else -1
 
@@ -137,11 +144,13 @@ def _set_bytes(packed: Any, data: Any, escape: int, bit_count: int) -> Any:
         largest = max(largest, byte)
     if largest > escape or total + members > bit_count:
         return -1
-    position = np.int64(-1)
+    end = _Index(0)
     for byte in data:
-        member = np.int64(byte != escape)
-        position += byte + member
-        packed[position >> 3] |= np.uint8(member << (position & 7))
+        member = _Index(byte != escape)
+        end += _Index(byte) + member
+        # Never before the first bit: a byte that is no member skips some.
+        position = end - _ONE
+        packed[position >> _THREE] |= np.uint8(member << (position & _SEVEN))
     return members
 
 
@@ -156,20 +165,21 @@ def set_gaps(packed: Any, data: Any, escape: int, low: Any, shift: int, bit_coun
         return -1
     if not shift:
         return -1 if low.size else _set_bytes(packed, data, escape, bit_count)
-    position = np.int64(-1)
+    end = _Index(0)
     count = 0
     for byte in data:
-        position += np.int64(byte) << shift
+        end += _Index(byte) << _Index(shift)
         if byte >= escape:
             if byte > escape:
                 return -1
             continue
         if (count + 1) * shift > 8 * low.size:
             return -1
-        position += _low_bits(low, count, shift) + 1
-        if position >= bit_count:
+        position = end + _Index(_low_bits(low, count, shift))
+        if position >= _Index(bit_count):
             return -1
-        packed[position >> 3] |= np.uint8(1 << (position & 7))
+        packed[position >> _THREE] |= np.uint8(1) << (position & _SEVEN)
+        end = position + _ONE
         count += 1
     return count if low.size == (count * shift + 7) // 8 else -1
 
@@ -198,9 +208,8 @@ def set_members(
     shift: int,
 ) -> Any:
     """As `class_.set_members`: all streams of one layer, the last with a shift."""
-    tops, rows = _sort_by_class(row_labels, row_classes)
-    lefts, columns = _sort_by_class(col_labels, col_classes)
-    rows *= col_labels.size
+    tops, rows = _sort_by_class(row_labels, row_classes, _Index(col_labels.size))
+    lefts, columns = _sort_by_class(col_labels, col_classes, _ONE)
     found = _set_packed(packed, bits, streams, tops, lefts, rows, columns)
     stream = 2
     for data in (gaps_4, gaps_8, gaps_16, gaps_32, gaps_64):

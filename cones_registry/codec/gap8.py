@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -90,9 +91,12 @@ class Gap8:
         """The whole mask."""
         rows = _Rows(container, contents)
         table = contents.table
-        packed = np.zeros(table.word_count * 8, dtype=np.uint8)
-        for position, start in enumerate(table.word_starts):
-            rows.decode_into(packed[start * 8 :], position)
+        packed = np.empty(table.word_count * 8, dtype=np.uint8)
+        starts = [8 * start for start in (*table.word_starts, table.word_count)]
+        for position, (start, end) in enumerate(pairwise(starts)):
+            layer = packed[start:end]
+            layer.fill(0)  # here rather than all before: so it is still in the processor's cache
+            rows.decode_into(layer, position)
         words = packed.view("<u8").astype(np.uint64, copy=False)
         return make_mask(container, contents, words, read_factor_columns(container, contents))
 
