@@ -7,13 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from cones_registry.batch.plan import Chunk
+from cones_registry.batch.plan import Chosen, Chunk
 from cones_registry.errors import ConesError, CorruptDataError, UsageError
 from cones_registry.layers import LayerTable
 from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
 from cones_registry.registry.byte_cache import ByteCache
-from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, resolve
+from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
 
 DEFAULT_MASK_BYTES = 1 << 30
 _NO_MASK = ConceptMask.empty(LayerTable.from_shapes({"none": (1, 1)}))
@@ -24,6 +24,7 @@ class MaskSource(Protocol):
 
     def get(self, ref: str) -> Concept: ...
     def pull(self, ref: str) -> ConceptMask: ...
+    def pull_share(self, ref: str, weight: float) -> ConceptMask: ...
 
 
 def mask_bytes(mask: ConceptMask) -> int:
@@ -48,7 +49,7 @@ class Compositions:
         self._resolved: ByteCache[Composition] = ByteCache(limit // 2, composition_bytes)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="cones-prefetch")
 
-    def get(self, concepts: tuple[Concept, ...]) -> Composition | None:
+    def get(self, concepts: tuple[Chosen, ...]) -> Composition | None:
         """The composition of exactly these versions, None for no concept at all.
 
         Raises CorruptDataError if a ref has another mask than when the run began, and what
@@ -56,22 +57,28 @@ class Compositions:
         """
         if not concepts:
             return None
-        key = tuple(sorted((concept.ref, concept.mask_digest) for concept in concepts))
-        return self._resolved.get(
-            key, lambda: resolve([(concept, self._mask(concept)) for concept in concepts])
+        key = tuple(
+            sorted((each.concept.ref, each.weight, each.concept.mask_digest) for each in concepts)
         )
+        return self._resolved.get(key, lambda: resolve([self._member(each) for each in concepts]))
 
-    def check(self, concepts: tuple[Concept, ...]) -> None:
+    def check(self, concepts: tuple[Chosen, ...]) -> None:
         """Raise what ``get`` would for concepts that do not go together.
 
         Bases and tokens are in the records, and masks of small densities have a small union: only
         near the limit of density are masks fetched to find out.
         """
-        if sum({each.mask_digest: each.density for each in concepts}.values()) <= (
-            DEFAULT_MAX_DENSITY
-        ):
+        for each in concepts:
+            if each.weight != 1 and not each.concept.ranked:
+                raise UsageError(
+                    f"{each.ref}: the concept keeps no scores, so nobody can say which of its "
+                    "neurons count most. Leave the weight out, or extract it again with "
+                    "--keep-scores"
+                )
+        most = {(each.concept.mask_digest, each.weight): each.concept.density for each in concepts}
+        if sum(density * weight for (_, weight), density in most.items()) <= DEFAULT_MAX_DENSITY:
             if concepts:
-                resolve([(concept, _NO_MASK) for concept in concepts])
+                resolve([Member(each.concept, _NO_MASK, each.weight) for each in concepts])
             return
         self.get(concepts)
 
@@ -93,10 +100,16 @@ class Compositions:
             raise UsageError(f"{ref!r} is asked for, but no registry was given")
         return self._source
 
-    def _load(self, wanted: Iterable[tuple[Concept, ...]]) -> None:
+    def _load(self, wanted: Iterable[tuple[Chosen, ...]]) -> None:
         for concepts in wanted:
             with suppress(ConesError):
                 self.get(concepts)
+
+    def _member(self, chosen: Chosen) -> Member:
+        mask = self._mask(chosen.concept)
+        if chosen.weight != 1:
+            mask = self._opened(chosen.ref).pull_share(chosen.concept.ref, chosen.weight)
+        return Member(chosen.concept, mask, chosen.weight)
 
     def _mask(self, concept: Concept) -> ConceptMask:
         def pull() -> ConceptMask:

@@ -147,6 +147,13 @@ def number(low: float, below: float) -> Check:
     return check
 
 
+def flag(name: str, value: Any) -> bool:
+    """A check for true or false."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} is {quote(value)}, expected true or false")
+    return value
+
+
 def one_of(*choices: str) -> Check:
     """A check for one of some words."""
 

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("scheduler", pa.string()),
+        ("mask_unconditional", pa.bool_()),
     ]
 )
 
@@ -65,7 +66,7 @@ def encode_index(
                     "prompt": picture.prompt,
                     "negative_prompt": picture.negative_prompt,
                     "refs": list(picture.refs),
-                    "mask_digests": [concept.mask_digest for concept in picture.concepts],
+                    "mask_digests": [chosen.concept.mask_digest for chosen in picture.concepts],
                     "base": base,
                     "seed": picture.seed,
                     "steps": settings.steps,
@@ -73,6 +74,7 @@ def encode_index(
                     "width": width,
                     "height": height,
                     "scheduler": settings.scheduler,
+                    "mask_unconditional": settings.mask_unconditional,
                 }
             )
     rows.sort(key=lambda row: str(row["picture"]))

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cones_registry.batch.fields import (
     BadLine,
     Check,
+    flag,
     full_text,
     need,
     number,
@@ -22,10 +23,11 @@ from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.generation.schedulers import SCHEDULERS
 from cones_registry.manifest import parse_ref
+from cones_registry.picture_size import MAX_SIDE, check_side
+from cones_registry.resolver.weighting import parse_weighted
 
 MAX_COUNT: Final = 100_000
 MAX_STEPS: Final = 10_000
-MAX_SIDE: Final = 16_384
 MAX_SEED: Final = 2**63 - 1
 MAX_GUIDANCE: Final = 1000
 
@@ -34,8 +36,9 @@ MAX_GUIDANCE: Final = 1000
 class Job:
     """One line: ``count`` pictures of one prompt, with seeds seed, seed + 1, …
 
-    line: number in the file, from 1. concepts: refs. size: (width, height) in pixels.
-    guidance: 1 or less is none. steps, guidance, size, scheduler: None is the base model's own.
+    line: number in the file, from 1. concepts: refs, or ``ref*0.7``. size: (width, height) in
+    pixels. guidance: 1 or less is none. steps, guidance, size, scheduler: None is the base model's
+    own. mask_unconditional: masks act on the unconditional branch too, as in the paper.
     """
 
     line: int
@@ -48,6 +51,12 @@ class Job:
     scheduler: str | None = None
     negative_prompt: str = ""
     count: int = 1
+    mask_unconditional: bool = True
+
+    @property
+    def weighted(self) -> tuple[tuple[str, float], ...]:
+        """(ref, weight) of each concept."""
+        return tuple(parse_weighted(text) for text in self.concepts)
 
 
 def parse_jobs(lines: str) -> tuple[list[Job], list[BadLine]]:
@@ -64,15 +73,17 @@ def _job(line: int, values: dict[str, Any]) -> Job:
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    side = whole(8, MAX_SIDE)
+    side = whole(1, MAX_SIDE)
     if not isinstance(value, list) or len(value) != 2:
         raise UsageError(f"{name} is {quote(value)}, expected [width, height] in pixels")
-    return side("width", value[0]), side("height", value[1])
+    width, height = side("width", value[0]), side("height", value[1])
+    return check_side("width", width), check_side("height", height)
 
 
 def _refs(name: str, value: Any) -> tuple[str, ...]:
     refs = texts(name, value)
-    for ref in refs:
+    for each in refs:
+        ref, _ = parse_weighted(each)
         parse_ref(ref)
     return refs
 
@@ -87,4 +98,5 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "scheduler": one_of(*SCHEDULERS),
     "negative_prompt": text,
     "count": whole(1, MAX_COUNT),
+    "mask_unconditional": flag,
 }

@@ -15,10 +15,11 @@ from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
 from cones_registry.batch.report import BatchReport, Failure, Progress
 from cones_registry.batch.subject import Subject, parse_subjects
 from cones_registry.batch.worker import Worker
-from cones_registry.codec import decode, encode, read_footer
+from cones_registry.codec import decode, encode, read_footer, read_ranks
 from cones_registry.errors import ConesError, ConflictError, CorruptDataError, NotFoundError
 from cones_registry.extraction import Extractor
 from cones_registry.manifest import Provenance
+from cones_registry.ranking import ranks_of
 from cones_registry.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Work: learn one subject. ``footer``: what the mask file is to say besides."""
+    """Work: learn one subject."""
 
     subject: Subject
 
@@ -76,7 +77,9 @@ class Lesson:
             "note": subject.note,
             "provenance": extraction.provenance.to_json(),
         }
-        return Learnt(subject, encode(extraction.mask, footer=footer))
+        scores = extraction.scores if subject.keep_scores else None
+        ranks = None if scores is None else ranks_of(extraction.mask, scores)
+        return Learnt(subject, encode(extraction.mask, footer=footer, ranks=ranks))
 
     def lost(self, reason: str) -> Learnt:
         """No worker could learn it."""
@@ -200,6 +203,7 @@ class _Run:
             "note": subject.note,
             "provenance": Provenance.from_json(record["provenance"]),
             "key": f"{self.digest}:{subject.line}",
+            "scores": read_ranks(data),
         }
 
     def _tell(self, total: int, began: float) -> None:

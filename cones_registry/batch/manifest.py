@@ -21,8 +21,8 @@ class RunManifest:
 
     jobs: digest of the job file. base: fingerprint. dtype: of the base model. format: of the
     picture files. batch_size: pictures a chunk. defaults: steps and guidance of jobs that name
-    none. pins: ref as written -> the version it stood for
-    when the run began. versions: of the libraries.
+    none. pins: ref as written, without a weight -> the version it stood for when the run began.
+    versions: of the libraries.
     """
 
     jobs: str

@@ -8,6 +8,20 @@ from dataclasses import dataclass
 from cones_registry.base_model import GenerationDefaults
 from cones_registry.batch.job import Job
 from cones_registry.manifest import Concept
+from cones_registry.resolver.weighting import format_weighted
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A concept that acts on a picture. weight: share of its neurons that is shut, (0, 1]."""
+
+    concept: Concept
+    weight: float = 1.0
+
+    @property
+    def ref(self) -> str:
+        """Exact ref, ``owner/name:version``, with ``*weight`` where it is not 1."""
+        return format_weighted(self.concept.ref, self.weight)
 
 
 @dataclass(frozen=True)
@@ -20,12 +34,12 @@ class Picture:
     prompt: str
     negative_prompt: str
     seed: int
-    concepts: tuple[Concept, ...]
+    concepts: tuple[Chosen, ...]
 
     @property
     def refs(self) -> tuple[str, ...]:
-        """Exact refs, ``owner/name:version``."""
-        return tuple(concept.ref for concept in self.concepts)
+        """Exact refs of the concepts, with their weights."""
+        return tuple(chosen.ref for chosen in self.concepts)
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Settings:
     guidance: float
     size: tuple[int, int] | None
     scheduler: str | None
+    mask_unconditional: bool
 
 
 @dataclass(frozen=True)
@@ -62,10 +77,10 @@ def make_chunks(
 ) -> tuple[Chunk, ...]:
     """All pictures of ``jobs`` in chunks of at most ``batch_size``.
 
-    pins: ref as written -> the concept it stands for in this run. defaults: steps and guidance of
-    jobs that name none.
-    Grouped by what must be equal (steps, guidance, size, scheduler), never by concept; within a
-    group in the order of the file. The same jobs always give the same chunks.
+    pins: ref as written, without a weight -> the concept it stands for in this run. defaults: steps
+    and guidance of jobs that name none.
+    Grouped by what must be equal (``Settings``), never by concept; within a group in the order of
+    the file. The same jobs always give the same chunks.
     """
     groups: dict[Settings, list[Picture]] = {}
     for job in jobs:
@@ -74,8 +89,9 @@ def make_chunks(
             defaults.guidance_scale if job.guidance is None else job.guidance,
             job.size,
             job.scheduler,
+            job.mask_unconditional,
         )
-        concepts = tuple(pins[ref] for ref in job.concepts)
+        concepts = tuple(Chosen(pins[ref], weight) for ref, weight in job.weighted)
         groups.setdefault(settings, []).extend(
             Picture(
                 f"{job.line:06d}-{number + 1:03d}",

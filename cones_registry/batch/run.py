@@ -15,7 +15,7 @@ from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
 from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.batch.manifest import KEY as MANIFEST_KEY
 from cones_registry.batch.manifest import RunManifest, decode_manifest, require_same_run
-from cones_registry.batch.plan import make_chunks
+from cones_registry.batch.plan import Chosen, make_chunks
 from cones_registry.batch.report import BatchReport, Progress
 from cones_registry.errors import (
     BaseModelMismatchError,
@@ -132,7 +132,7 @@ def _pin(
     bad: list[BadLine] = []
     for job in jobs:
         if job.concepts not in troubles:
-            troubles[job.concepts] = _trouble(job.concepts, compositions, pins)
+            troubles[job.concepts] = _trouble(job.weighted, compositions, pins)
         reason = troubles[job.concepts] or _unnamed(job, pins)
         if reason is None:
             good.append(job)
@@ -142,21 +142,21 @@ def _pin(
 
 
 def _trouble(
-    refs: tuple[str, ...], compositions: Compositions, pins: dict[str, Concept]
+    weighted: Sequence[tuple[str, float]], compositions: Compositions, pins: dict[str, Concept]
 ) -> str | None:
     """Why these concepts cannot be drawn together, or None; pins those that exist."""
     try:
-        for ref in refs:
+        for ref, _ in weighted:
             if ref not in pins:
                 pins[ref] = compositions.pin(ref)
-        compositions.check(tuple(pins[ref] for ref in refs))
+        compositions.check(tuple(Chosen(pins[ref], weight) for ref, weight in weighted))
     except ConesError as error:
         return str(error)
     return None
 
 
 def _unnamed(job: Job, pins: Mapping[str, Concept]) -> str | None:
-    for ref in job.concepts:
+    for ref, _ in job.weighted:
         concept = pins[ref]
         if concept.scope == "subject" and not names_token(job.prompt, concept.token or " "):
             return f"the prompt {job.prompt!r} does not name {ref!r} by its token {concept.token!r}"

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cones_registry.batch.fields import (
     BadLine,
     Check,
+    flag,
     full_text,
     need,
     number,
@@ -30,7 +31,8 @@ class Subject:
     """One line: what ``Extractor.extract`` is told, and the name the concept is pushed under.
 
     line: number in the file, from 1. name: ``[owner/]name``. images: a folder, or files. What is
-    None is the method's own. companions: folder of pictures of other things.
+    None is the method's own. companions: folder of pictures of other things. keep_scores: keep how
+    the neurons rank, so that the mask can be cut later.
     """
 
     line: int
@@ -48,6 +50,7 @@ class Subject:
     companions: str | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
+    keep_scores: bool = False
 
 
 def parse_subjects(lines: str) -> tuple[list[Subject], list[BadLine]]:
@@ -92,4 +95,5 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "companions": full_text,
     "tags": texts,
     "note": text,
+    "keep_scores": flag,
 }

@@ -113,19 +113,20 @@ class Worker:
             "guidance": settings.guidance,
             "size": list(settings.size) if settings.size else None,
             "scheduler": settings.scheduler or type(self.base.pipeline.scheduler).__name__,
+            "mask_unconditional": settings.mask_unconditional,
             "base": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "composition": getattr(request.composition, "digest", None),
             "concepts": [
                 {
-                    "ref": concept.ref,
-                    "mask_digest": concept.mask_digest,
-                    "blob_digest": concept.blob_digest,
-                    "scope": concept.scope,
-                    "token": concept.token,
-                    "class_noun": concept.class_noun,
+                    "ref": chosen.ref,
+                    "mask_digest": chosen.concept.mask_digest,
+                    "blob_digest": chosen.concept.blob_digest,
+                    "scope": chosen.concept.scope,
+                    "token": chosen.concept.token,
+                    "class_noun": chosen.concept.class_noun,
                 }
-                for concept in picture.concepts
+                for chosen in picture.concepts
             ],
             "versions": self._versions,
         }
@@ -139,4 +140,5 @@ def _arguments(chunk: Chunk) -> dict[str, Any]:
         "width": width,
         "height": height,
         "scheduler": chunk.settings.scheduler,
+        "mask_unconditional": chunk.settings.mask_unconditional,
     }

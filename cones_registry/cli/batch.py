@@ -35,9 +35,9 @@ def command(
     """Draw every line of JOBS into --out; started again, only what is missing.
 
     JOBS is JSON Lines (- reads stdin), one job a line: prompt, concepts, seed, steps, guidance,
-    size, scheduler, negative_prompt, count. Lines are checked before anything runs. Each picture
-    carries its recipe (`cones show PICTURE`); index.parquet and report.json say what was made.
-    Ends with exit code 1 when pictures are missing.
+    size, scheduler, negative_prompt, mask_unconditional, count. Lines are checked before anything
+    runs. Each picture carries its recipe (`cones show PICTURE`); index.parquet and report.json say
+    what was made. Ends with exit code 1 when pictures are missing.
 
     \b
     {"prompt": "a photo of sks dog", "concepts": ["alice/dog:prod"], "seed": 1, "count": 8}

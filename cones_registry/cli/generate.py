@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cones_registry.errors import UsageError
+from cones_registry.picture_size import check_side
 
 from .session import Session
 from .verb import verb
@@ -61,8 +62,20 @@ if TYPE_CHECKING:
     help="Classifier-free guidance, 1 is none; else the base model's.",
 )
 @click.option("--negative", default="", metavar="PROMPT", help="What to move away from.")
-@click.option("--size", type=(int, int), default=None, metavar="WIDTH HEIGHT", help="In pixels.")
+@click.option(
+    "--size",
+    type=(int, int),
+    default=None,
+    metavar="WIDTH HEIGHT",
+    help="In pixels, multiples of 8.",
+)
 @click.option("--scheduler", help="As dpm, ddim, euler; else the base model's own.")
+@click.option(
+    "--mask-unconditional/--plain-unconditional",
+    default=True,
+    show_default=True,
+    help="Whether masks act on guidance's unconditional branch too, as in the paper.",
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option(
     "--dtype",
@@ -85,6 +98,7 @@ def command(
     negative: str,
     size: tuple[int, int] | None,
     scheduler: str | None,
+    mask_unconditional: bool,
     device: str,
     dtype: str,
 ) -> None:
@@ -95,6 +109,9 @@ def command(
     \b
     cones generate "a photo of V1 circle on grass" -c alice/circle --seed 7 -o circle.png
     """
+    if size is not None:
+        check_side("width", size[0])
+        check_side("height", size[1])
     registry = session.open(read_only=True) if refs else None
     composition = registry.resolve(*refs, tuned=tuned) if registry else None
     if source is None and registry and composition:
@@ -119,6 +136,7 @@ def command(
         "width": size and size[0],
         "height": size and size[1],
         "scheduler": scheduler,
+        "mask_unconditional": mask_unconditional,
     }
     with session.output.progress("drawing") as progress:
 
@@ -136,6 +154,7 @@ def command(
         "guidance": settings["guidance_scale"],
         "size": list(size) if size else None,
         "scheduler": scheduler or type(base.pipeline.scheduler).__name__,
+        "mask_unconditional": mask_unconditional,
         "base": base.fingerprint,
         "dtype": str(base.dtype).removeprefix("torch."),
         "composition": composition.digest if composition else None,

@@ -58,6 +58,7 @@ def _show_recipe(output: Output, recipe: Mapping[str, Any]) -> None:
             "guidance": recipe.get("guidance"),
             "size": size and f"{size[0]} × {size[1]}",
             "scheduler": recipe.get("scheduler"),
+            "unconditional branch": "masked" if _masks_unconditional(recipe) else "plain",
             "base": f"{recipe.get('base')} in {recipe.get('dtype')}",
             "composition": recipe.get("composition"),
             "versions": ", ".join(f"{k}={v}" for k, v in (recipe.get("versions") or {}).items()),
@@ -72,6 +73,11 @@ def _concept(concept: Mapping[str, Any]) -> str:
     return f"{concept.get('ref')} {where}, mask {concept.get('mask_digest')}"
 
 
+def _masks_unconditional(recipe: Mapping[str, Any]) -> bool:
+    """Recipes of before there was a choice do not say so: masks acted on both branches."""
+    return recipe.get("mask_unconditional") is not False
+
+
 def _again(recipe: Mapping[str, Any]) -> str:
     """The `cones generate` that draws the picture again."""
     words = ["cones", "generate", str(recipe.get("prompt", ""))]
@@ -82,6 +88,8 @@ def _again(recipe: Mapping[str, Any]) -> str:
         value = recipe.get(option)
         if value is not None and not (option == "scheduler" and str(value)[:1].isupper()):
             words += [f"--{option}", str(value)]
+    if not _masks_unconditional(recipe):
+        words.append("--plain-unconditional")
     if recipe.get("size"):
         words += ["--size", *map(str, recipe["size"])]
     if recipe.get("negative_prompt"):

@@ -57,7 +57,7 @@ class Generator:
 
         steps: denoising steps. guidance_scale: classifier-free guidance; 1 or less turns it off.
             By default what the base model says (``base.defaults``), else 50 and 7.5.
-        height, width: pixels; by default the model's own size.
+        height, width: pixels, multiples of 8; by default the model's own size.
         scheduler: None (the pipeline's), a name such as ``"dpm"``, a diffusers class or instance.
         batch_size: pictures drawn at a time (None: all). Any mix of masks fits in one batch.
         mask_unconditional: masks act on the unconditional branch too, as in the paper, where the

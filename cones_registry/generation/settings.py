@@ -8,6 +8,7 @@ from typing import Any
 
 from cones_registry.errors import UsageError
 from cones_registry.generation.preview import PreviewCallback, StepCallback, preview_callback
+from cones_registry.picture_size import check_side
 
 # What a request says itself; the stock pipeline must not hear it a second time.
 _RESERVED = frozenset(
@@ -61,8 +62,8 @@ def check_settings(settings: Settings, batch_size: int | None) -> None:
     if reserved:
         raise UsageError(f"{reserved[0]!r} cannot be given for a batch. Say it in each Request")
     for name, size in (("height", settings.height), ("width", settings.width)):
-        if size is not None and size < 1:
-            raise UsageError(f"{name}={size} pixels, expected at least 1")
+        if size is not None:
+            check_side(name, size)
 
 
 def family_arguments(view: Any, settings: Settings) -> dict[str, Any]:

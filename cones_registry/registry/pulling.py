@@ -14,6 +14,7 @@ from cones_registry.ranking import Ranks, cut
 from cones_registry.registry.bases import Bases
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find_version
+from cones_registry.resolver.weighting import check_weight
 
 AnyRef = str | Ref | Concept
 
@@ -51,6 +52,21 @@ class Pulling:
     def pull_many(self, refs: Iterable[AnyRef]) -> list[ConceptMask]:
         """The masks of several versions, in order; equal masks are one object."""
         return [mask for _, mask in self._pull(self._ledger.fresh(), refs)]
+
+    def pull_share(self, ref: AnyRef, weight: float) -> ConceptMask:
+        """The part of a version's mask that ranks highest: what `ref*weight` is when resolved.
+
+        Args:
+            ref: the version.
+            weight: share of its members, (0, 1].
+
+        Raises:
+            NotFoundError, CorruptDataError: as `pull`.
+            UsageError: a weight outside (0, 1], or a version without scores.
+        """
+        check_weight(weight, str(ref))
+        ((concept, mask),) = self._pull(self._ledger.fresh(), [ref])
+        return self._share(concept, mask, weight)
 
     def pull_ranks(self, ref: AnyRef) -> Ranks | None:
         """How the members of a version's mask compare; None if it was pushed without scores.

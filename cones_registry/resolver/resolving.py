@@ -110,7 +110,9 @@ def _reject_token_clashes(members: tuple[Member, ...]) -> None:
         other = first.concept
         same_noun = (other.class_noun or "").casefold() == (concept.class_noun or "").casefold()
         same_place = other.scope == concept.scope and (same_noun or concept.scope == "prompt")
-        if first.mask.digest != member.mask.digest or not same_place:
+        # By the records, not the masks: a batch checks its lines before it has fetched any.
+        same_mask = (other.mask_digest, first.weight) == (concept.mask_digest, member.weight)
+        if not (same_mask and same_place):
             raise TokenClashError(
                 f"{other.ref!r} and {concept.ref!r} both bind the token {concept.token!r}, so one "
                 "prompt cannot tell them apart. Extract one of them again with another token and "

@@ -16,7 +16,7 @@ SCHEMA = Path(__file__).parents[2] / "schema"
 def test_full_line_is_read_as_written() -> None:
     line = {
         "prompt": "a photo of sks dog",
-        "concepts": ["alice/dog:prod", "barn@sha256:" + "0" * 64],
+        "concepts": ["alice/dog:prod*0.7", "barn@sha256:" + "0" * 64],
         "seed": 7,
         "steps": 20,
         "guidance": 3,
@@ -24,6 +24,7 @@ def test_full_line_is_read_as_written() -> None:
         "scheduler": "dpm",
         "negative_prompt": "blurred",
         "count": 4,
+        "mask_unconditional": False,
     }
     jobs, bad = parse_jobs("\n" + json.dumps(line) + "\n\n")
     assert bad == []
@@ -31,7 +32,7 @@ def test_full_line_is_read_as_written() -> None:
         Job(
             2,
             "a photo of sks dog",
-            ("alice/dog:prod", "barn@sha256:" + "0" * 64),
+            ("alice/dog:prod*0.7", "barn@sha256:" + "0" * 64),
             7,
             20,
             3.0,
@@ -39,8 +40,10 @@ def test_full_line_is_read_as_written() -> None:
             "dpm",
             "blurred",
             4,
+            False,
         )
     ]
+    assert jobs[0].weighted == (("alice/dog:prod", 0.7), ("barn@sha256:" + "0" * 64, 1))
 
 
 def test_prompt_alone_is_enough() -> None:
@@ -64,10 +67,16 @@ BAD = {
     "guidance-negative": '{"prompt": "a", "guidance": -1}',
     "size-one-number": '{"prompt": "a", "size": 512}',
     "size-zero": '{"prompt": "a", "size": [0, 512]}',
+    "size-not-a-multiple-of-8": '{"prompt": "a", "size": [512, 500]}',
+    "size-too-large": '{"prompt": "a", "size": [16392, 512]}',
     "scheduler-unknown": '{"prompt": "a", "scheduler": "fast"}',
     "concepts-not-a-list": '{"prompt": "a", "concepts": "dog"}',
     "concept-not-a-ref": '{"prompt": "a", "concepts": ["a//b"]}',
     "concept-twice": '{"prompt": "a", "concepts": ["dog", "dog"]}',
+    "weight-zero": '{"prompt": "a", "concepts": ["dog*0.0"]}',
+    "weight-above-one": '{"prompt": "a", "concepts": ["dog*1.5"]}',
+    "weight-no-number": '{"prompt": "a", "concepts": ["dog*much"]}',
+    "mask-unconditional-not-a-choice": '{"prompt": "a", "mask_unconditional": "yes"}',
     "count-zero": '{"prompt": "a", "count": 0}',
     "deep": '{"prompt": ' + "[" * 100_000 + "}",
 }

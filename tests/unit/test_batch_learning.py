@@ -87,15 +87,15 @@ def learn(
 def test_each_line_becomes_a_version_and_each_chunk_a_commit(
     tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    report, learnt = learn(
-        lines(photos), tmp_path / "out", registry, tiny_pipeline_folder, push_size=2
-    )
+    text = lines(photos, keep_scores=True)
+    report, learnt = learn(text, tmp_path / "out", registry, tiny_pipeline_folder, push_size=2)
     assert report.succeeded
     assert (report.total, report.made) == (3, 3)
     assert learnt == ["alice/dog", "alice/star", "alice/cross"]
     concept = registry.get("alice/star")
     assert (concept.version, concept.scope, concept.class_noun) == (1, "subject", "star")
     assert concept.tags == ("test",)
+    assert len(registry.resolve("alice/star*0.5").parts[0].mask) == round(concept.neuron_count / 2)
     assert concept.provenance is not None
     assert concept.provenance.method == "first-order"
     segments = list((tmp_path / "registry" / "log").iterdir())
@@ -109,6 +109,7 @@ def test_interrupted_run_learns_and_pushes_nothing_twice(
     with pytest.raises(KeyboardInterrupt):
         learn(*arguments, engine=CountingEngine(stop_after=2), push_size=1)
     assert registry.get("alice/dog").version == 1
+    assert not registry.get("alice/dog").ranked
     report, learnt = learn(*arguments, push_size=2)
     assert learnt == ["alice/cross"]
     assert (report.made, report.kept) == (1, 2)
@@ -158,6 +159,7 @@ GOOD = {"name": "alice/dog", "images": "photos", "token": "sks", "class_noun": "
         {"steps": 0},
         {"seed": -1},
         {"tags": "dog"},
+        {"keep_scores": 1},
         {"colour": "red"},
     ],
 )

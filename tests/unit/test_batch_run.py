@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cones_registry.base_model import BaseModel, GenerationDefaults
 from cones_registry.batch import (
@@ -19,6 +21,7 @@ from cones_registry.batch import (
     run_batch,
 )
 from cones_registry.batch.engine import Task
+from cones_registry.batch.plan import Chosen
 from cones_registry.errors import (
     BaseModelMismatchError,
     ConflictError,
@@ -51,6 +54,9 @@ def registry(tiny_base: BaseModel, random_mask: MakeMask, tmp_path: Path) -> Ite
                 provenance=Provenance(method="gates", parameters={"steps": 3}),
             )
         registry.push("alice/style", random_mask(table, seed=9, density=0.1), base=tiny_base)
+        ranked = random_mask(table, seed=5, density=0.2)
+        ranks = (np.arange(len(ranked)) % 16).astype(np.uint8)
+        registry.push("alice/ink", ranked, base=tiny_base, scores=ranks)
         registry.alias("alice/dog", "prod")
         yield registry
 
@@ -123,8 +129,6 @@ def test_recipe_is_enough_to_draw_the_picture_again(
     tiny_pipeline_folder: Path, tiny_base: BaseModel, registry: Registry, tmp_path: Path
 ) -> None:
     run(tiny_pipeline_folder, registry, tmp_path / "out", [JOBS[2]])
-    from PIL import Image
-
     file = tmp_path / "out" / "pictures" / "000001-001.png"
     recipe = read_recipe(file)
     composition = registry.resolve(*(concept["ref"] for concept in recipe["concepts"]))
@@ -140,6 +144,30 @@ def test_recipe_is_enough_to_draw_the_picture_again(
     )
     with Image.open(file) as picture:
         assert picture.tobytes() == image.tobytes()
+
+
+def test_a_share_of_a_concept_is_what_resolving_it_gives_on_the_branches_asked_for(
+    tiny_pipeline_folder: Path, tiny_base: BaseModel, registry: Registry, tmp_path: Path
+) -> None:
+    job = {"prompt": "a dog", "concepts": ["alice/ink*0.5"], "steps": 2, "guidance": 4}
+    jobs = [job, {**job, "mask_unconditional": False}, {**job, "concepts": ["alice/ink"]}]
+    assert run(tiny_pipeline_folder, registry, tmp_path / "out", jobs, batch_size=1).succeeded
+    made = files(tmp_path / "out")
+    assert len(set(made.values())) == 3
+    share = registry.resolve("alice/ink*0.5")
+    for name, masked in (("000001-001.png", True), ("000002-001.png", False)):
+        recipe = read_recipe(made[name])
+        assert (recipe["composition"], recipe["mask_unconditional"]) == (share.digest, masked)
+        assert [concept["ref"] for concept in recipe["concepts"]] == ["alice/ink:1*0.5"]
+        (image,) = Generator(tiny_base).generate(
+            [Request("a dog", composition=share)],
+            steps=2,
+            guidance_scale=4,
+            mask_unconditional=masked,
+        )
+        with Image.open(io.BytesIO(made[name])) as picture:
+            assert picture.tobytes() == image.tobytes()
+    assert list(json.loads((tmp_path / "out" / "run.json").read_text())["pins"]) == ["alice/ink"]
 
 
 class Interrupted(Exception):
@@ -214,7 +242,11 @@ def test_alias_that_moves_in_between_changes_nothing_in_the_run(
 
 
 def test_every_bad_line_is_reported_before_anything_is_written(
-    tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
+    tiny_pipeline_folder: Path,
+    tiny_base: BaseModel,
+    registry: Registry,
+    random_mask: MakeMask,
+    tmp_path: Path,
 ) -> None:
     jobs = "\n".join(
         [
@@ -222,19 +254,33 @@ def test_every_bad_line_is_reported_before_anything_is_written(
             '{"prompt": 3}',
             '{"prompt": "a", "concepts": ["alice/cat"]}',
             '{"prompt": "a dog", "concepts": ["alice/dog"]}',
+            '{"prompt": "a sks dog", "concepts": ["alice/dog*0.5"]}',
+            '{"prompt": "a sks dog", "concepts": ["alice/dog", "alice/hound"]}',
+            '{"prompt": "a dog", "concepts": ["alice/ink", "alice/ink:1*0.5"]}',
         ]
+    )
+    registry.push(
+        "alice/hound",
+        random_mask(tiny_base.layer_table, seed=3, density=0.15),
+        base=tiny_base,
+        scope="subject",
+        token="sks",
+        class_noun="dog",
     )
     with pytest.raises(BadJobsError) as caught:
         run(tiny_pipeline_folder, registry, tmp_path / "out", jobs)
-    assert [line.line for line in caught.value.lines] == [2, 3, 4]
+    assert [line.line for line in caught.value.lines] == [2, 3, 4, 5, 6, 7]
     assert "alice/cat" in str(caught.value)
     assert "does not name 'alice/dog' by its token 'sks'" in str(caught.value)
+    assert "alice/dog:1*0.5: the concept keeps no scores" in str(caught.value)
+    assert "both bind the token 'sks'" in str(caught.value)
+    assert "with the weights 1 and 0.5" in str(caught.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     report = run(tiny_pipeline_folder, registry, tmp_path / "out", jobs, keep_going=True)
     assert not report.succeeded
     assert report.made == 3
     assert [(each.line, each.number) for each in report.failures] == [
-        (2, None), (3, None), (4, None),
+        (2, None), (3, None), (4, None), (5, None), (6, None), (7, None),
     ]  # fmt: skip
 
 
@@ -250,16 +296,6 @@ def test_a_picture_that_fails_does_not_stop_the_others(
     assert "past the 24 tokens" in failure.reason
     index = pq.read_table(tmp_path / "out" / "index.parquet").to_pylist()
     assert [row["status"] for row in index] == ["made", "failed", "made"]
-
-
-def test_size_the_model_cannot_draw_fails_alone(
-    tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
-) -> None:
-    report = run(
-        tiny_pipeline_folder, registry, tmp_path / "out", [JOBS[1], JOBS[1] | {"size": [9, 9]}]
-    )
-    assert (report.made, len(report.failures)) == (1, 1)
-    assert "divisible by 8" in report.failures[0].reason
 
 
 def test_output_of_another_run_is_a_conflict(
@@ -363,6 +399,9 @@ def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
             fetched.append(ref)
             return registry.pull(ref)
 
+        def pull_share(self, ref: str, weight: float) -> ConceptMask:
+            return registry.pull_share(ref, weight)
+
     for seed in (1, 2):
         registry.push(
             f"alice/dense{seed}",
@@ -375,7 +414,7 @@ def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
     compositions = Compositions(Source())
 
     def check(*refs: str) -> None:
-        compositions.check(tuple(compositions.pin(ref) for ref in refs))
+        compositions.check(tuple(Chosen(compositions.pin(ref)) for ref in refs))
 
     check("alice/dog", "alice/star", "alice/style")
     with pytest.raises(BaseModelMismatchError):

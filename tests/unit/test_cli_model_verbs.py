@@ -104,6 +104,24 @@ def test_many_subjects_are_learnt_and_pushed_from_one_file(
     assert set(capsys.readouterr().out.split()) == {"alice/dog:1", "alice/bear:1"}
 
 
+def test_a_size_no_pipeline_draws_is_refused_before_anything_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ["-r", str(tmp_path / "none"), "generate", "a dog", "-c", "no/one", "--base", "none"]
+    assert cli.run([*drawn, "--size", "512", "500"]) == 2
+    assert "height is 500 pixels; expected a multiple of 8" in capsys.readouterr().err
+
+
+def test_the_plain_unconditional_branch_is_a_choice_that_the_picture_tells(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(tmp_path / "dog.png")
+    drawn = ["generate", "a dog", "--base", str(tiny_pipeline_folder), "--steps", "1"]
+    assert cli.run([*drawn, "--out", picture, "--plain-unconditional"]) == 0
+    assert cli.run(["show", picture]) == 0
+    assert "--plain-unconditional" in capsys.readouterr().out
+
+
 def test_extract_refuses_before_it_learns(
     registry: Path, photos: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
