@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
@@ -27,13 +29,16 @@ PASSED_ON: Final = ("CONES_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "FSSPEC_", "H
 REGISTRY_VARIABLE: Final = "CONES_REGISTRY"
 OPTIONS_VARIABLE: Final = "CONES_STORAGE_OPTIONS"
 MAX_ATTEMPTS: Final = 3
+PATIENCE: Final = 30.0  # seconds until a run that waits for its workers says so
+_LOGGER = logging.getLogger(__name__)
 
 
 class RayEngine:
     """Works on a Ray cluster.
 
-    address: of the cluster; None starts one on this machine; "auto" finds a running one.
-    workers: number of actors. cpus, gpus: what each of them takes (fractions are fine).
+    address: of the cluster; "auto" finds a running one; None is what RAY_ADDRESS says, else one is
+    started on this machine. workers: number of actors. cpus, gpus: what each of them takes
+    (fractions are fine).
     storage_options: what the registry was opened with; the actors open it with the same.
     Work whose actor is lost is done by another one, up to three times in all; lost actors are
     replaced. Raises MissingExtraError without ray.
@@ -60,15 +65,31 @@ class RayEngine:
         self._started_ray = False
 
     def start(self, settings: EngineSettings) -> BaseIdentity:
-        """Make the actors; all of them load the base model at once."""
+        """Make the actors; all of them load the base model at once.
+
+        Raises UsageError if a cluster on this machine alone has no room for them.
+        """
         ray = self._ray
         self._settings = settings
+        own = False
         if not ray.is_initialized():
-            ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+            address = self._address or os.environ.get("RAY_ADDRESS") or "local"
+            own = address == "local"
+            self._connect(address)
             self._started_ray = True
-        actors = [self._make_actor() for _ in range(self._workers)]
+        if own:
+            self._require_room(ray.cluster_resources())
+        self._actors = dict.fromkeys(self._make_actor() for _ in range(self._workers))
+        loading = [actor.identity.remote() for actor in self._actors]
         try:
-            identities = ray.get([actor.identity.remote() for actor in actors])
+            ready, missing = ray.wait(loading, num_returns=len(loading), timeout=PATIENCE)
+            if missing and not own:
+                _LOGGER.warning(
+                    "%d of %d Ray workers are ready; waiting for the others, which may have to "
+                    "wait for room on the cluster (free now: %s)",
+                    len(ready), len(loading), ray.available_resources(),
+                )  # fmt: skip
+            identities = ray.get(loading)
         except ray.exceptions.RayError as error:
             raise _translated(error) from error
         if len(set(identities)) != 1:
@@ -76,7 +97,6 @@ class RayEngine:
                 f"the workers have different base models at {settings.base!r}: {set(identities)}. "
                 "Give a hub id, or a folder that holds the same files on every machine"
             )
-        self._actors = dict.fromkeys(actors)
         return identities[0]  # type: ignore[no-any-return]
 
     def run(self, work: Sequence[Work[Result]]) -> Iterator[Result]:
@@ -119,6 +139,36 @@ class RayEngine:
         if self._started_ray:
             self._ray.shutdown()
             self._started_ray = False
+
+    def _connect(self, address: str) -> None:
+        quiet = {"log_to_driver": False, "configure_logging": False}
+        if address != "local":
+            self._ray.init(address=address, **quiet)
+            return
+        # Ray runs workers at niceness 15, to yield to what else runs: on a busy machine they would
+        # get next to nothing. Here they are the run itself, as urgent as the command that began it.
+        with _errors_only("ray"):
+            self._ray.init(
+                address="local",
+                include_dashboard=False,
+                _system_config={"worker_niceness": 0},
+                **quiet,
+            )
+
+    def _require_room(self, there: Mapping[str, float]) -> None:
+        """Raise UsageError where actors would wait for ever."""
+        for name, each in (
+            ("CPU", self._resources["num_cpus"]),
+            ("GPU", self._resources["num_gpus"]),
+        ):
+            room = there.get(name, 0.0)
+            if each * self._workers > room:
+                option = f"--{name.lower()}s"
+                raise UsageError(
+                    f"{self._workers} workers with {each:g} {name} each do not fit on this "
+                    f"machine, which has {room:g}. Give fewer --workers, a smaller {option} for "
+                    "each, or the --address of a cluster"
+                )
 
     def _make_actor(self) -> Any:
         remote = self._ray.remote(**self._resources)(_Actor)
@@ -174,6 +224,18 @@ def passed_on(
     if storage_options:
         chosen[OPTIONS_VARIABLE] = json.dumps(dict(storage_options))
     return chosen
+
+
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """A logger that tells errors alone: advice about a cluster that ends with the run is none."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _translated(error: Exception) -> ConesError:

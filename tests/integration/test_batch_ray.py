@@ -1,6 +1,9 @@
 """The Ray engine on a local cluster: the same pictures, also when an actor is killed."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,33 @@ from cones_registry.batch.ray_engine import RayEngine, passed_on  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
+OWN_CLUSTER = """
+import os, sys
+import ray
+from cones_registry.batch.engine import EngineSettings
+from cones_registry.batch.ray_engine import RayEngine
+from cones_registry.errors import UsageError
+
+engine = RayEngine(cpus=0.5)
+engine.start(EngineSettings(sys.argv[1], None, device="cpu"))
+print(os.nice(0), ray.get(ray.remote(num_cpus=0.5)(lambda: os.nice(0)).remote()))
+engine.stop()
+crowd = RayEngine(workers=10_000)
+try:
+    crowd.start(EngineSettings(sys.argv[1], None))
+except UsageError as error:
+    print(error)
+finally:
+    crowd.stop()
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
+        _system_config={"worker_niceness": 0},
+    )  # fmt: skip
     yield
     ray.shutdown()
 
@@ -148,6 +174,19 @@ def test_ray_learns_what_the_local_engine_learns(
         assert report.succeeded, report.failures
         masks[owner] = [registry.get(f"{owner}/subject{number}").mask_digest for number in (0, 1)]
     assert masks["ray"] == masks["local"]
+
+
+def test_cluster_of_its_own_is_as_urgent_as_the_command_and_refuses_what_has_no_room(
+    tiny_pipeline_folder: Path,
+) -> None:
+    command = [sys.executable, "-c", OWN_CLUSTER, str(tiny_pipeline_folder)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    urgency, refusal = ended.stdout.splitlines()
+    own, of_worker = urgency.split()
+    assert own == of_worker
+    assert refusal.startswith("10000 workers with 1 CPU each do not fit on this machine")
+    assert ended.stderr == ""
 
 
 def test_no_workers_are_refused() -> None:
