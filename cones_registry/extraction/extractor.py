@@ -27,12 +27,13 @@ from cones_registry.extraction.progress import Progress, reporting
 from cones_registry.extraction.settings import ExtractionSettings
 from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
-from cones_registry.extraction.tuning import Composed, TuneSettings, Tuning
+from cones_registry.extraction.tuning import TuneSettings, Tuning
 from cones_registry.extraction.versions import library_versions
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.manifest import SCOPES, Provenance, Scope
 
 if TYPE_CHECKING:
+    from cones_registry.attention.composed import Composed
     from cones_registry.base_model import BaseModel
 
 METHODS: Final[Mapping[str, type[Method]]] = {

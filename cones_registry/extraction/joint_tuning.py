@@ -23,14 +23,7 @@ from cones_registry.extraction.images import Sources
 from cones_registry.extraction.loss import DivergedError, denoising_losses
 from cones_registry.extraction.methods import Curve
 from cones_registry.extraction.subject_images import SubjectImages, gather_all
-from cones_registry.extraction.tuning import (
-    METHOD,
-    Composed,
-    ComposedPart,
-    TunedPart,
-    TuneSettings,
-    Tuning,
-)
+from cones_registry.extraction.tuning import METHOD, TunedPart, TuneSettings, Tuning
 from cones_registry.extraction.versions import library_versions
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.manifest import Provenance
@@ -39,6 +32,7 @@ from cones_registry.mask import ConceptMask
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cones_registry.attention.composed import Composed, ComposedPart
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction.examples import ExampleBank
     from cones_registry.extraction.materials import Materials

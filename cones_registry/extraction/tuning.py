@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cones_registry.errors import UsageError
 from cones_registry.factors import Precision
@@ -14,49 +14,10 @@ from cones_registry.mask import ConceptMask
 
 if TYPE_CHECKING:
     from cones_registry.layers import LayerTable
-    from cones_registry.manifest import Concept, Scope
+    from cones_registry.manifest import Scope
 
 METHOD = "tune"
 """``Provenance.method`` of what joint tuning made."""
-
-
-class ComposedPart(Protocol):
-    """One mask of a composition and where it acts."""
-
-    @property
-    def mask(self) -> ConceptMask: ...
-    @property
-    def scope(self) -> Scope: ...
-    @property
-    def token(self) -> str | None: ...
-    @property
-    def class_noun(self) -> str | None: ...
-    @property
-    def refs(self) -> tuple[str, ...]: ...
-
-
-class ComposedMember(Protocol):
-    """One concept of a composition."""
-
-    @property
-    def ref(self) -> str: ...
-    @property
-    def concept(self) -> Concept: ...
-
-
-class Composed(Protocol):
-    """What ``registry.resolve`` gives."""
-
-    @property
-    def base(self) -> str: ...
-    @property
-    def table(self) -> LayerTable: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def parts(self) -> Sequence[ComposedPart]: ...
-    @property
-    def members(self) -> Sequence[ComposedMember]: ...
 
 
 @dataclass(frozen=True)

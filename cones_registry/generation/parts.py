@@ -12,8 +12,9 @@ from cones_registry.attention import MaskedPart, RequestParts, subject_rows
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
+    from cones_registry.attention.composed import ComposedPart
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation.request import CompositionPart, Request
+    from cones_registry.generation.request import Request
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def branches(
 def _subject_rows(
     base: BaseModel,
     prompt: str,
-    part: CompositionPart,
+    part: ComposedPart,
     rows: int,
     *,
     include_padding: bool = False,

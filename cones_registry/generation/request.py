@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cones_registry.errors import BaseModelMismatchError, UsageError
 
 if TYPE_CHECKING:
+    from cones_registry.attention.composed import Drawable
     from cones_registry.base_model import BaseModel
-    from cones_registry.layers import LayerTable
     from cones_registry.mask import ConceptMask
 
 MAX_SEED = 2**63 - 1
-
-
-class CompositionPart(Protocol):
-    """One mask of a composition and where it acts."""
-
-    @property
-    def mask(self) -> ConceptMask: ...
-    @property
-    def scope(self) -> str: ...
-    @property
-    def token(self) -> str | None: ...
-    @property
-    def class_noun(self) -> str | None: ...
-    @property
-    def refs(self) -> tuple[str, ...]: ...
-
-
-class AnyComposition(Protocol):
-    """What several concepts come to, as the resolver makes it."""
-
-    @property
-    def base(self) -> str: ...
-    @property
-    def table(self) -> LayerTable: ...
-    @property
-    def parts(self) -> Sequence[CompositionPart]: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +31,7 @@ class Request:
 
     prompt: str
     mask: ConceptMask | None = field(default=None, kw_only=True)
-    composition: AnyComposition | None = field(default=None, kw_only=True)
+    composition: Drawable | None = field(default=None, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     negative_prompt: str = field(default="", kw_only=True)
 
