@@ -1,5 +1,8 @@
 """Packed bitmaps: uint64 words, bit i of word w is position 64 * w + i (LSB first)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +15,12 @@ Positions = npt.NDArray[np.int64]
 
 WORD_BITS: Final = 64
 _LITTLE: Final = np.dtype("<u8")
+_SPARSE: Final = 3
+"""Set bits a word up to which taking them one by one is faster than unpacking them (measured)."""
+_CHUNK: Final = 1 << 14
+"""Words unpacked at a time: working arrays small enough that their memory is not given back to the
+system, and fetched page by page from it, each time."""
+_KEPT: Final[ContextVar[tuple[Words, Positions] | None]] = ContextVar("kept", default=None)
 
 
 def word_count(bit_count: int) -> int:
@@ -62,14 +71,72 @@ def pack_positions(positions: npt.NDArray[Any], count: int) -> Words:
     return words
 
 
+@contextmanager
+def keep_positions(words: Words) -> Iterator[None]:
+    """Unpack `words` once for all in the block, and in this thread, that ask for their positions.
+
+    Not for longer: sorted positions take many times the memory of the words.
+    """
+    positions = unpack_positions(words)
+    positions.flags.writeable = False
+    before = _KEPT.set((words, positions))
+    try:
+        yield
+    finally:
+        _KEPT.reset(before)
+
+
 def unpack_positions(words: Words) -> Positions:
     """Positions of the set bits, int64 [n], strictly increasing."""
+    kept = _KEPT.get()
+    if kept is not None and kept[0] is words:
+        return kept[1]
+    count = popcount(words)
+    if count > _SPARSE * words.size:
+        return _unpack_dense_positions(words)
+    positions = np.empty(count, dtype=np.int64)
+    done = 0
+    for start in range(0, words.size, _CHUNK):
+        done += _take_bits(words[start : start + _CHUNK], WORD_BITS * start, positions[done:])
+    return positions
+
+
+def _take_bits(words: Words, offset: int, positions: Positions) -> int:
+    """Write the positions of the set bits, counted from `offset`; how many there are."""
+    used = np.flatnonzero(words != 0)
+    if not used.size:
+        return 0
+    left = words[used]
+    starts = WORD_BITS * used + offset
+    ends = np.cumsum(np.bitwise_count(left), dtype=np.intp)
+    places = np.concatenate(([0], ends[:-1]))
+    # One bit of every word a round: few words of a sparse mask have a second one.
+    while left.size:
+        rest = left & (left - np.uint64(1))
+        positions[places] = starts + np.bitwise_count((left ^ rest) - np.uint64(1))
+        more = np.flatnonzero(rest != 0)
+        left, starts, places = rest[more], starts[more], places[more] + 1
+    return int(ends[-1])
+
+
+def _unpack_dense_positions(words: Words) -> Positions:
     data = words.astype(_LITTLE, copy=False).view(np.uint8)
-    # Masks are sparse: unpacking only bytes that are not zero is many times faster.
     used = np.flatnonzero(data != 0)
     bits = np.flatnonzero(np.unpackbits(data[used], bitorder="little").view(np.bool_))
     positions: Positions = (used[bits >> 3] << 3) + (bits & 7)
     return positions
+
+
+def unpack_runs(words: Words, starts: tuple[int, ...]) -> list[Positions]:
+    """Positions of the set bits of each run of words, counted from its start; runs as `popcounts`.
+
+    One pass over all words costs less than one over each run.
+    """
+    positions = unpack_positions(words)
+    firsts = np.array(starts, dtype=np.int64) * WORD_BITS
+    ends = np.searchsorted(positions, firsts[1:])
+    parts = np.split(positions, ends)
+    return [part - first for part, first in zip(parts, firsts, strict=True)]
 
 
 def pack_dense(flags: npt.NDArray[np.bool_]) -> Words:

@@ -27,15 +27,16 @@ def crowding_bits(mask: ConceptMask) -> float:
             # A quarter of the rows says as much.
             step = 4
             words = words.reshape(layer.rows, -1)[::step].reshape(-1)
-        positions = bitmap.unpack_positions(words)
-        if not positions.size:
-            continue
-        rows = positions // layer.cols
         row_count = -(-layer.rows // step)
-        for lines, length in ((rows, row_count), (positions - rows * layer.cols, layer.cols)):
-            counts = np.bincount(lines, minlength=length)
-            counts = counts[counts > 0]
-            mean = positions.size / length
+        dense = bitmap.unpack_dense(words, row_count * layer.cols).reshape(row_count, layer.cols)
+        for axis, length in ((1, row_count), (0, layer.cols)):
+            # In the narrowest type that holds every count: many times faster.
+            narrow = np.uint16 if dense.shape[axis] < 2**16 else np.int64
+            counts = dense.view(np.uint8).sum(axis=axis, dtype=narrow)
+            counts = counts[counts > 0].astype(np.int64)
+            mean = int(counts.sum()) / length
+            if not mean:
+                break
             gains = counts * np.log2(counts / mean)
             bits += step * (float(gains.sum()) - length * _by_chance(mean))
     return bits

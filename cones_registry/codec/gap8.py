@@ -1,16 +1,14 @@
 """Layout `gap8`: one row a layer, one byte a member."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cones_registry.bitmap import unpack_positions
+from cones_registry.bitmap import unpack_positions, unpack_runs
 from cones_registry.codec.container import Column, Container, binary_column
 from cones_registry.codec.gaps import (
     MAX_SHIFT,
@@ -36,6 +34,8 @@ from cones_registry.errors import CorruptDataError
 from cones_registry.layers import Layer, LayerTable
 from cones_registry.mask import ConceptMask
 
+Result = TypeVar("Result")
+
 _BITMAP: Final = "bitmap"
 _GAPS: Final = {
     f"gap{width}:{shift}".removesuffix(":0"): (width, shift)
@@ -59,10 +59,10 @@ class Gap8:
     def columns(self, mask: ConceptMask) -> dict[str, Column]:
         """The columns of a file that holds `mask`."""
         encodings, cells, lows = [], [], []
-        for layer in mask.table.layers:
-            count = mask.count(layer.name)
-            evenly = count, layer.neuron_count
-            gaps = encode_gaps(mask.indices(layer.name), best_shift(*evenly), best_width(*evenly))
+        members = unpack_runs(mask.words, mask.table.word_starts)
+        for layer, positions in zip(mask.table.layers, members, strict=True):
+            evenly = positions.size, layer.neuron_count
+            gaps = encode_gaps(positions, best_shift(*evenly), best_width(*evenly))
             if len(gaps.data) > _bitmap_bytes(layer):
                 words = mask.layer_words(layer.name).astype("<u8", copy=False)
                 encodings.append(_BITMAP)
@@ -93,10 +93,13 @@ class Gap8:
         table = contents.table
         packed = np.empty(table.word_count * 8, dtype=np.uint8)
         starts = [8 * start for start in (*table.word_starts, table.word_count)]
-        for position, (start, end) in enumerate(pairwise(starts)):
-            layer = packed[start:end]
+
+        def decode_layer(position: int) -> None:
+            layer = packed[starts[position] : starts[position + 1]]
             layer.fill(0)  # here rather than all before: so it is still in the processor's cache
             rows.decode_into(layer, position)
+
+        rows.each(decode_layer, range(len(table.layers)))
         words = packed.view("<u8").astype(np.uint64, copy=False)
         return make_mask(container, contents, words, read_factor_columns(container, contents))
 
@@ -105,7 +108,7 @@ class Gap8:
     ) -> list[Indices]:
         """Indices of some layers, increasing, without a bitmap in between."""
         rows = _Rows(container, contents)
-        return [rows.indices(position) for position in layers]
+        return rows.each(rows.indices, layers)
 
 
 class _Rows:
@@ -118,36 +121,38 @@ class _Rows:
         self._gaps = container.cells("gaps", extra_bytes=_all_bitmaps(contents.table))
         self._lows = container.cells("low") if "low" in container else None
 
+    def each(self, work: Callable[[int], Result], positions: Iterable[int]) -> list[Result]:
+        """What `work` makes of some layers; whatever is wrong in one is said with its name."""
+        found: list[Result] = []
+        position = 0
+        try:
+            for position in positions:
+                found.append(work(position))
+        except CorruptDataError as error:
+            layer = self._contents.table.layers[position]
+            raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
+        return found
+
     def decode_into(self, packed: npt.NDArray[np.uint8], position: int) -> None:
         """Set the bits of one layer in `packed`, which starts with it and is zero there."""
-        with self._naming(position) as layer:
-            if self._encodings[position] == _BITMAP:
-                cell = self._bitmap(position)
-                packed[: len(cell)] = cell
-            else:
-                set_gaps(packed, self._coded(position), layer.neuron_count)
+        if self._encodings[position] == _BITMAP:
+            cell = self._bitmap(position)
+            packed[: len(cell)] = cell
+        else:
+            layer = self._contents.table.layers[position]
+            set_gaps(packed, self._coded(position), layer.neuron_count)
 
     def indices(self, position: int) -> Indices:
         """Indices of one layer, increasing."""
-        with self._naming(position) as layer:
-            if self._encodings[position] == _BITMAP:
-                packed = np.zeros(layer.word_count * 8, dtype=np.uint8)
-                cell = self._bitmap(position)
-                packed[: len(cell)] = cell
-                return unpack_positions(packed.view("<u8")).astype(np.int32)
-            parts = decode_gaps(self._coded(position), layer.neuron_count)
-            return np.concatenate(
-                [np.empty(0, dtype=np.int32), *(part.astype(np.int32) for part in parts)]
-            )
-
-    @contextmanager
-    def _naming(self, position: int) -> Iterator[Layer]:
-        """The layer; whatever is wrong in it is said with its name."""
         layer = self._contents.table.layers[position]
-        try:
-            yield layer
-        except CorruptDataError as error:
-            raise CorruptDataError(f"layer {layer.name!r}: {error}") from None
+        if self._encodings[position] == _BITMAP:
+            packed = np.zeros(layer.word_count * 8, dtype=np.uint8)
+            self.decode_into(packed, position)
+            return unpack_positions(packed.view("<u8")).astype(np.int32)
+        parts = decode_gaps(self._coded(position), layer.neuron_count)
+        return np.concatenate(
+            [np.empty(0, dtype=np.int32), *(part.astype(np.int32) for part in parts)]
+        )
 
     def _coded(self, position: int) -> Gaps:
         """The gaps of one layer."""

@@ -66,12 +66,15 @@ def encode_gaps(
 ) -> Gaps:
     """Gaps of strictly increasing positions."""
     escape = (1 << width) - 1
-    gaps = np.diff(positions, prepend=-1) - 1
-    high = gaps >> shift
-    ends = np.cumsum(high // escape + 1) - 1
+    gaps = positions.copy()
+    gaps[1:] -= positions[:-1] + 1
+    high = gaps >> shift if shift else gaps
+    skips = high // escape
+    ends = np.cumsum(skips) + np.arange(len(skips))
     data = np.full(int(ends[-1]) + 1 if len(ends) else 0, escape, dtype=np.uint8)
-    data[ends] = high % escape
-    return Gaps(data, _pack_low(gaps & ((1 << shift) - 1), shift), shift, len(positions), width)
+    data[ends] = high - skips * escape
+    low = _pack_low(gaps & ((1 << shift) - 1), shift) if shift else data[:0]
+    return Gaps(data, low, shift, len(positions), width)
 
 
 def decode_gaps(gaps: Gaps, bit_count: int) -> Iterator[Positions]:

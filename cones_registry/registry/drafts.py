@@ -61,7 +61,8 @@ class Push:
 class Draft:
     """A push on its way to a version: `record` lacks version and blob until they are known.
 
-    `sketch` is base64, as the log has it. `content` is the same for two pushes of the same.
+    `sketch` is base64, as the log has it, once `add_sketch` was called. `content` is the same for
+    two pushes of the same.
     """
 
     push: Push
@@ -70,11 +71,16 @@ class Draft:
     base: Base
     record: dict[str, Any]
     history: tuple[Mapping[str, Any], ...]
-    sketch: str
     content: bytes
     ranks: Ranks | None = None
+    sketch: str | None = None
     data: bytes | None = None
     event: Event | None = None
+
+    def add_sketch(self) -> None:
+        """Make the sketch, unless that was done: best while the mask's positions are kept."""
+        if self.sketch is None:
+            self.sketch = base64.b64encode(FORMAT.sketch(self.push.mask)).decode("ascii")
 
 
 def parse_push(item: Any) -> Push:
@@ -145,11 +151,10 @@ def make_draft(push: Push, default_owner: str) -> Draft:
         content = canonical(record | same)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the provenance must hold only JSON values: {error}") from error
-    sketch = base64.b64encode(FORMAT.sketch(mask)).decode("ascii")
     ranks = push.scores
     if isinstance(ranks, Mapping):
         ranks = ranks_of(mask, ranks)
-    return Draft(push, owner, ref.name, base, record, tuple(history), sketch, content, ranks)
+    return Draft(push, owner, ref.name, base, record, tuple(history), content, ranks)
 
 
 def content_of(draft: Draft) -> tuple[Digest, bytes, bytes]:

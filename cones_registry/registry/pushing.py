@@ -6,14 +6,14 @@ nobody uses; both are harmless. With the segment, everything is there at once.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cones_registry.bitmap import keep_positions
 from cones_registry.catalog.events import Event
 from cones_registry.catalog.reader import highest_versions
 from cones_registry.catalog.segments import MAX_EVENTS, Segment, encode_segment
-from cones_registry.codec import encode, read_footer
+from cones_registry.codec import encode_smallest
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
@@ -137,13 +137,12 @@ class Pusher:
             concept["provenance"] = {**provenance, "history": [dict(h) for h in draft.history]}
         if draft.push.key:
             concept["push"] = draft.push.key
-        data = encode(draft.push.mask, footer=concept, ranks=draft.ranks)
+        mask = draft.push.mask
+        with keep_positions(mask.words):
+            layout, data = encode_smallest(mask, footer=concept, ranks=draft.ranks)
+            draft.add_sketch()
         draft.data = data
-        draft.record.update(
-            blob_digest=sha256_bytes(data),
-            blob_bytes=len(data),
-            layout=read_footer(data)["layout"],
-        )
+        draft.record.update(blob_digest=sha256_bytes(data), blob_bytes=len(data), layout=layout)
         return data
 
     def _write(self, drafts: list[Draft]) -> None:
@@ -159,25 +158,32 @@ class Pusher:
             self._quotas.require_room(added_by(drafts))
         by_key: dict[str, Draft] = {}
 
-        def blobs() -> Iterator[tuple[str, bytes]]:
-            for draft in first.values():
-                data = draft.data or self._encode(draft)
-                yield blob_key(draft.record["blob_digest"]), data
+        def blob(draft: Draft) -> tuple[str, bytes]:
+            data = draft.data or self._encode(draft)
+            return blob_key(draft.record["blob_digest"]), data
 
-        def numbers() -> Iterator[tuple[str, bytes]]:
+        def number(draft: Draft) -> tuple[str, bytes]:
+            if "blob_digest" not in draft.record:
+                share_blob(draft, first[content_of(draft)].record)
+            key, data = _reservation(draft)
+            by_key[key] = draft
+            return key, data
+
+        def both() -> Iterator[tuple[str, bytes]]:
+            own = {id(draft) for draft in first.values()}
             for draft in drafts:
-                if "blob_digest" not in draft.record:
-                    share_blob(draft, first[content_of(draft)].record)
-                key, data = _reservation(draft)
-                by_key[key] = draft
-                yield key, data
+                if id(draft) in own:
+                    yield blob(draft)
+                yield number(draft)
 
         store = self._ledger.store
         if any(draft.push.key for draft in drafts):
             # Whoever finds a number reserved under a key may count on the blob.
-            taken = [*store.put_many(blobs()), *store.put_many(numbers())]
+            taken = store.put_many(map(blob, first.values()))
+            taken += store.put_many(map(number, drafts))
         else:
-            taken = store.put_many(itertools.chain(blobs(), numbers()))
+            # Side by side, so that neither the disk nor the encoder ever waits for the other.
+            taken = store.put_many(both())
         for key in taken:
             if key not in by_key:
                 raise CorruptDataError(
@@ -215,6 +221,7 @@ class Pusher:
 
 def _reservation(draft: Draft) -> tuple[str, bytes]:
     """(key, bytes) of the reservation of a draft's number; its event is the one to commit."""
+    draft.add_sketch()
     event: Event = {
         "type": "push",
         "concept": draft.record,

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import os
 import random
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -254,8 +255,12 @@ class Store(ABC):
                     trouble = Trouble.EXISTS
                 raise _translated(trouble, error, verb, key, self.url) from error
 
+        # Nearly every call ends with its first attempt, which needs none of what follows.
+        with contextlib.suppress(_Retry):
+            return once()
+        time.sleep(random.uniform(0, FIRST_WAIT))
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(ATTEMPTS - 1),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_Retry),
             reraise=True,
@@ -270,7 +275,7 @@ class Store(ABC):
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1))
+    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2**state.attempt_number)
     return random.uniform(0, ceiling)
 
 
