@@ -148,7 +148,7 @@ def learn_tuned_row(base: BaseModel, folder: Path, *, quick: bool) -> None:
             continue
         say(f"tuning {name}")
         images = {
-            f"{at.name}-{TUNED_FROM.replace('/', '-')}": SubjectImages(
+            registry.get(f"{at.name}-{TUNED_FROM.replace('/', '-')}").ref: SubjectImages(
                 at.folder, at.token, at.noun, read_companions(at.folder / "companions")
             )
             for at in (subject.at(folder) for subject in group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,13 +38,22 @@ class FirstOrder(Method):
         on_step: OnStep,
     ) -> Learnt:
         """Highest scores up to the density, or all above τ."""
-        theta = loss.weights.values
-        score = torch.zeros_like(theta)
         curve = Curve(self.steps, on_step)
-        for number in range(1, self.steps + 1):
-            gradient, value = loss.gradient(theta)
-            score += theta * gradient / self.steps  # θ · ∂L/∂θ
-            curve.add(number, value)
-        scores = as_scores(loss.weights.split(score))
+        scores = as_scores(loss.weights.split(mean_score(loss, self.steps, curve.add)))
         mask = target.select(loss.weights.table, scores)
         return Learnt(mask, scores, tuple(curve.history), {})
+
+
+def mean_score(
+    loss: ConceptImplantingLoss,
+    batches: int,
+    on_batch: Callable[[int, float], None] = lambda number, value: None,
+) -> torch.Tensor:
+    """Mean over batches of θ · ∂L/∂θ, float32 [N]; ``on_batch(number, loss)`` after each."""
+    theta = loss.weights.values
+    score = torch.zeros_like(theta)
+    for number in range(1, batches + 1):
+        gradient, value = loss.gradient(theta)
+        score += theta * gradient / batches
+        on_batch(number, value)
+    return score

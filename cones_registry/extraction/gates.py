@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from cones_registry.extraction.first_order import mean_score
 from cones_registry.extraction.methods import Curve, Learnt, Method, as_scores
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ class Gates(Method):
         theta = loss.weights.values
         if not self.warm_start:
             return torch.ones_like(theta)
-        score = torch.zeros_like(theta)
-        for _ in range(self.warm_start):
-            score += theta * loss.gradient(theta)[0]
+        score = mean_score(loss, self.warm_start)
         edge = float(score.kthvalue(theta.numel() - allowed).values)
         return (1 - 0.5 * score / max(edge, 1e-30)).clamp_(0, 1)
 
