@@ -144,12 +144,10 @@ def _set_bytes(packed: Any, data: Any, escape: int, bit_count: int) -> Any:
         largest = max(largest, byte)
     if largest > escape or total + members > bit_count:
         return -1
-    end = _Index(0)
+    position = _Index(0) - _ONE  # wraps, and comes back with the first byte
     for byte in data:
         member = _Index(byte != escape)
-        end += _Index(byte) + member
-        # Never before the first bit: a byte that is no member skips some.
-        position = end - _ONE
+        position += _Index(byte) + member
         packed[position >> _THREE] |= np.uint8(member << (position & _SEVEN))
     return members
 

@@ -56,7 +56,10 @@ def test_masks_survive_with_and_without_compiled_kernels(layout: str, density: f
             assert np.array_equal(decode_layer(data, name), mask.indices(name))
 
 
-def test_nothing_waits_for_kernels_before_loading_them_pays() -> None:
+def test_nothing_waits_for_kernels_before_loading_them_pays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "_decoded", 0)  # whatever other tests have decoded
     kernels.load_kernels.cache_clear()
 
     assert kernels.compiled_kernels(1000) is None
@@ -80,16 +83,13 @@ def test_layers_too_large_for_classes_are_written_in_another_layout() -> None:
         encode(mask, layout="class")
 
 
-def test_gap8_is_chosen_where_there_is_no_structure() -> None:
-    assert read_footer(encode(uniform(0.1)))["layout"] == "gap8"
-
-
 def test_class_is_not_even_tried_where_members_lie_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         pytest.fail("class was tried")
 
     monkeypatch.setattr(class_.Class, "columns", fail)
-    encode(uniform())
+
+    assert read_footer(encode(uniform()))["layout"] == "gap8"
 
 
 def test_no_classes_are_made_where_there_is_no_structure() -> None:
@@ -127,10 +127,10 @@ def test_blocks_go_to_the_stream_of_their_density() -> None:
 
 
 @pytest.mark.parametrize("classes", range(1, MAX_CLASSES + 1))
-@pytest.mark.parametrize("count", [1, 2, 9, 320])
-def test_labels_survive_packing(classes: int, count: int) -> None:
-    labels = np.random.default_rng(count).integers(classes, size=count)
+def test_labels_survive_packing(classes: int) -> None:
+    for count in (1, 2, 9, 320):
+        labels = np.random.default_rng(count).integers(classes, size=count)
 
-    packed = np.frombuffer(pack_labels(labels, classes), np.uint8)
+        packed = np.frombuffer(pack_labels(labels, classes), np.uint8)
 
-    assert np.array_equal(unpack_labels(packed, classes, count), labels)
+        assert np.array_equal(unpack_labels(packed, classes, count), labels)

@@ -203,9 +203,7 @@ def test_a_broken_footer_is_corrupt(data: bytes, footer: dict[str, Any], fact: s
 
 
 @pytest.mark.parametrize("footer", [{"format": 2}, {"layout": "wavelet"}])
-@pytest.mark.parametrize(
-    "read", [decode, read_footer, read_counts, lambda data: decode_layer(data, "a")]
-)
+@pytest.mark.parametrize("read", [read_footer, read_counts, lambda data: decode_layer(data, "a")])
 def test_what_this_version_does_not_know_says_upgrade(
     read: Callable[[bytes], Any], footer: dict[str, Any]
 ) -> None:
@@ -227,7 +225,6 @@ def test_keys_of_a_later_writer_are_ignored() -> None:
         (b"PAR1" + b"\xff\xff\0\0" + b"PAR1", "cut off"),
         (b"PAR1" + bytes(15) + b"\1\0\0\0" + b"PAR1", "no key 'cones'"),
         (GAP8[:-1], "not a mask file"),
-        (GAP8[:100], "not a mask file"),
         (GAP8[:4] + GAP8[40:], "CorruptDataError"),
     ],
 )
