@@ -26,7 +26,7 @@ import click
 import generation_models as models
 from diffusers.utils import logging as diffusers_logging
 from generation_measure import keep
-from generation_phases import PHASES, Bench
+from generation_phases import PHASES
 
 SCALE = 10_000_000  # neurons; Stable Diffusion 1.x has 19 million
 
@@ -69,7 +69,7 @@ def main(
         place = (registry or Path(folder) / "registry").absolute()
         refs = models.random_registry(place, base, concepts, density)
         at_scale = base.layer_table.neuron_count >= SCALE
-        bench = Bench(base, place, refs, at_scale, batch, steps, requests, first, repeats)
+        bench = models.Bench(base, place, refs, at_scale, batch, steps, requests, first, repeats)
         for phase in only or tuple(name for name in PHASES if name != "ray" or model != "sd1"):
             click.echo(f"{model}/{phase} …", err=True)
             rows = PHASES[phase](bench)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,40 @@ def mixed_requests(registry: Registry, refs: list[str], count: int) -> list[Requ
         composition = registry.resolve(*(refs[each] for each in chosen))
         made.append(Request(prompt_for(chosen), composition=composition, seed=number))
     return made
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One model, one registry.
+
+    at_scale: the model has the shapes that the targets are for. batch, steps, requests, repeats:
+    how much of each phase. first: concept that `many` begins with, so that it can be measured in
+    parts.
+    """
+
+    base: BaseModel
+    folder: Path
+    refs: list[str]
+    at_scale: bool
+    batch: int
+    steps: int
+    requests: int
+    first: int
+    repeats: int
+
+    def open(self) -> Registry:
+        """The registry, with no mask in memory yet."""
+        return Registry.open(self.folder, read_only=True, cache=cache_of(self.folder))
+
+    @property
+    def text_rows(self) -> int:
+        return int(self.base.tokenizers[0].model_max_length)
+
+    def random_text(self, count: int) -> torch.Tensor:
+        width = self.base.layer_table.layers[0].cols
+        return torch.randn(count, self.text_rows, width).to(self.base.device, self.base.dtype)
+
+    def noise(self, count: int) -> torch.Tensor:
+        config = self.base.denoiser.config
+        shape = count, config.in_channels, config.sample_size, config.sample_size
+        return torch.randn(shape).to(self.base.device, self.base.dtype)

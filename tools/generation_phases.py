@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import generation_models as models
 import torch
+from generation_engines import ray
 from generation_measure import Clock, Rows, median, peak_memory, resident, seconds
+from generation_models import Bench
 
-from cones_registry import BaseModel, Generator, Registry, Request, shut
+from cones_registry import BaseModel, Generator, Request, shut
 from cones_registry.attention import MaskedPart, RequestParts, plan_rows, project_rows
 from cones_registry.generation.parts import branches
 from cones_registry.generation.view import PlannedModel
@@ -25,43 +22,6 @@ from cones_registry.generation.view import PlannedModel
 GUIDANCE = 7.5
 LORA_RANK = 4
 LORA_WEIGHTS = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One model, one registry.
-
-    at_scale: the model has the shapes that the targets are for. batch, steps, requests, repeats:
-    how much of each phase. first: concept that `many` begins with, so that it can be measured in
-    parts.
-    """
-
-    base: BaseModel
-    folder: Path
-    refs: list[str]
-    at_scale: bool
-    batch: int
-    steps: int
-    requests: int
-    first: int
-    repeats: int
-
-    def open(self) -> Registry:
-        """The registry, with no mask in memory yet."""
-        return Registry.open(self.folder, read_only=True, cache=models.cache_of(self.folder))
-
-    @property
-    def text_rows(self) -> int:
-        return int(self.base.tokenizers[0].model_max_length)
-
-    def random_text(self, count: int) -> torch.Tensor:
-        width = self.base.layer_table.layers[0].cols
-        return torch.randn(count, self.text_rows, width).to(self.base.device, self.base.dtype)
-
-    def noise(self, count: int) -> torch.Tensor:
-        config = self.base.denoiser.config
-        shape = count, config.in_channels, config.sample_size, config.sample_size
-        return torch.randn(shape).to(self.base.device, self.base.dtype)
 
 
 def step(bench: Bench) -> Rows:
@@ -288,54 +248,6 @@ def share(bench: Bench) -> Rows:
     rows.note("of it resolving, seconds", resolved)
     rows.note("of it text encoder, K/V, scheduler, PIL, seconds", outside * wall - resolved)
     rows.claim("share of wall time outside denoiser and autoencoder", outside, 0.03)
-    return rows
-
-
-def ray(bench: Bench) -> Rows:
-    """The same jobs on one process and on two Ray workers."""
-    from cones_registry.batch import Compositions, Engine, LocalEngine, run_batch
-    from cones_registry.batch.ray_engine import RayEngine
-
-    rows, source = Rows(bench.at_scale), bench.base.source
-    jobs = json.dumps({"prompt": "a photo", "count": bench.requests, "steps": bench.steps})
-    with bench.open() as registry, tempfile.TemporaryDirectory() as folder:
-        compositions = Compositions(registry)
-
-        def run(engine: Engine, name: str, text: str) -> tuple[float, float]:
-            first: list[float] = []
-            started = time.perf_counter()
-            report = run_batch(
-                text, f"{folder}/{name}", engine=engine, base=source, compositions=compositions,
-                registry=registry.url, batch_size=bench.batch,
-                on_progress=lambda _: first.append(time.perf_counter() - started),
-            )  # fmt: skip
-            if not report.succeeded:
-                raise RuntimeError(f"pictures failed: {report.failures[:3]}")
-            return first[0], report.seconds - first[0]
-
-        import ray as library
-
-        with suppress(Exception):
-            library.shutdown()
-        engines: dict[str, Callable[[], Any]] = {
-            "local": lambda: LocalEngine(compositions),
-            "one": lambda: RayEngine(workers=1, cpus=0.5),
-            "two": lambda: RayEngine(workers=2, cpus=0.5),
-        }
-        took = {name: run(make(), name, jobs) for name, make in engines.items()}
-    for name, what in (
-        ("local", "one process"),
-        ("one", "one Ray worker"),
-        ("two", "two Ray workers"),
-    ):
-        begin, drawing = took[name]
-        rows.note(f"{what}: seconds until it draws", begin)
-        rows.note(f"{what}: pictures a second from then on", bench.requests / drawing)
-    rows.note("two Ray workers / one process, throughput", took["local"][1] / took["two"][1])
-    overhead = (took["one"][1] - took["local"][1]) / bench.requests
-    rows.note("overhead of Ray a picture (one worker − one process), seconds", overhead)
-    chunks = -(-bench.requests // bench.batch)
-    rows.note("the same a job of the engine (a chunk), seconds", overhead * bench.requests / chunks)
     return rows
 
 
