@@ -7,8 +7,8 @@ the mean of 50 rank-1 gradients, with standard log-normal scales of rows and col
 of 0.1 to 10 %. And real masks: those in FOLDER, or the demo's subjects, learnt here in N steps.
 
 Whatever is written is read back and compared. Sizes are relative to log2 C(N, k) bits; times to
-`flatnonzero(unpackbits(bitmap))` of the same mask in the same run, each the best of some. `--write`
-keeps the tables in tools/results/codec.{md,json}.
+`flatnonzero(unpackbits(bitmap))` of the same mask in the same run, each the best of some, in
+processor time. `--write` keeps the tables in tools/results/codec.{md,json}.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def synthetic(report: Report) -> None:
         "Decoding over `flatnonzero(unpackbits(bitmap))`",
         "`decode(data, verify=False)`: bounds and page checksums are checked, the digest of the "
         "whole is not, as when a registry has compared that of the blob. Indices of `class` come "
-        "by way of a bitmap.",
+        "by way of a bitmap. Both times are processor time, all threads together, the best of some "
+        "calls.",
         ["", "", *heads],
         rows,
     )
@@ -130,7 +131,7 @@ def synthetic(report: Report) -> None:
         [name, *(f"{measured[name][case]['encode']:.2f}" for case in cases)]
         for name in (*(f"`{layout}`" for layout in layouts), *(r.name for r in rivals.RIVALS))
     ]
-    report.table("Encoding, seconds", "", ["", *heads], rows)
+    report.table("Encoding, seconds", "Processor time.", ["", *heads], rows)
     others = {
         "raw int32": None,
         "dense float32 K/V": 4 * table.neuron_count,

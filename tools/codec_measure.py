@@ -62,14 +62,14 @@ def numpy_only() -> Iterator[None]:
 def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
     """Seconds of the quickest of some calls: of so many, or as many as fit into `SECONDS`.
 
-    Quick work is called oftener, so that it is no less likely than slow work, such as what it is
-    compared with, to be left alone by the rest of the machine once.
+    Seconds on the processor, all threads together: by the clock, work of milliseconds would be left
+    alone by a busy machine now and then, and the work it is compared with never.
     """
     times: list[float] = []
     while len(times) < repeats or sum(times) < SECONDS:
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
