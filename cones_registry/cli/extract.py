@@ -117,7 +117,12 @@ def command(
     if ref is None and out is None:
         raise UsageError("the mask would be lost: keep it with --push REF, or in a file with --out")
     # What can be refused is refused before minutes are spent on learning.
-    registry = session.open() if ref is not None else None
+    registry = None
+    if ref is not None:
+        from cones_registry.registry.drafts import pushable
+
+        pushable(ref)
+        registry = session.open()
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction import Extractor
 

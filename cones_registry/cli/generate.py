@@ -16,6 +16,8 @@ from .verb import verb
 if TYPE_CHECKING:
     from cones_registry.resolver import Member
 
+SUFFIXES = (".png", ".webp")
+
 
 @verb()
 @click.argument("prompt")
@@ -112,6 +114,8 @@ def command(
     if size is not None:
         check_side("width", size[0])
         check_side("height", size[1])
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"cannot draw to {out}: expected a name that ends in .png or .webp")
     registry = session.open(read_only=True) if refs else None
     composition = registry.resolve(*refs, tuned=tuned) if registry else None
     if source is None and registry and composition:

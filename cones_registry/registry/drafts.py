@@ -99,14 +99,20 @@ def parse_push(item: Any) -> Push:
     )
 
 
-def make_draft(push: Push, default_owner: str) -> Draft:
-    """Everything that can be refused, refused."""
-    ref = parse_ref(push.ref) if not isinstance(push.ref, Ref) else push.ref
+def pushable(ref: str | Ref) -> Ref:
+    """A ref that may be pushed to; UsageError if it names a version, an alias or a mask."""
+    ref = ref if isinstance(ref, Ref) else parse_ref(ref)
     if ref.version is not None or ref.alias is not None or ref.digest is not None:
         raise UsageError(
             f"cannot push to {str(ref)!r}: the registry gives the version. "
             f"Push to {str(Ref(ref.owner, ref.name))!r}, then set aliases with `alias`"
         )
+    return ref
+
+
+def make_draft(push: Push, default_owner: str) -> Draft:
+    """Everything that can be refused, refused."""
+    ref = pushable(push.ref)
     mask = push.mask
     if not isinstance(mask, ConceptMask):
         raise UsageError(f"cannot push {type(mask).__name__}; expected a ConceptMask")

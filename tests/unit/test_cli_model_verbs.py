@@ -110,6 +110,8 @@ def test_a_size_no_pipeline_draws_is_refused_before_anything_is_opened(
     drawn = ["-r", str(tmp_path / "none"), "generate", "a dog", "-c", "no/one", "--base", "none"]
     assert cli.run([*drawn, "--size", "512", "500"]) == 2
     assert "height is 500 pixels; expected a multiple of 8" in capsys.readouterr().err
+    assert cli.run([*drawn, "--out", "dog.gif"]) == 2
+    assert "dog.gif: expected a name that ends in .png or .webp" in capsys.readouterr().err
 
 
 def test_the_plain_unconditional_branch_is_a_choice_that_the_picture_tells(
@@ -131,6 +133,8 @@ def test_extract_refuses_before_it_learns(
     assert "--push REF" in capsys.readouterr().err
     assert cli.run(["extract", "no-photos", *words, *base, "--push", "alice/dog"]) == 10
     assert "no-photos" in capsys.readouterr().err
+    assert cli.run(["extract", "no-photos", *words, *base, "--push", "alice/dog:3"]) == 2
+    assert "cannot push to 'alice/dog:3'" in capsys.readouterr().err
 
 
 def test_generate_says_which_base_model_it_needs_when_it_cannot_know(
