@@ -51,7 +51,13 @@ def command(session: Session, first: str, second: str) -> None:
         output.document(summary)
         return
     columns = ("layer", "neurons", "shared", f"only {left.ref}", f"only {right.ref}")
-    output.table(columns, [tuple(layer.values()) for layer in layers])
+    output.table(
+        columns,
+        [
+            tuple(value if isinstance(value, str) else f"{value:,}" for value in layer.values())
+            for layer in layers
+        ],
+    )
     output.message(
         f"{left.ref} and {right.ref} "
         + ("are equal" if one == other else f"share {share(jaccard)} of their neurons")

@@ -94,6 +94,7 @@ def draw_statistics(found: Statistics, path: Path) -> None:
     labels = [name.replace(" to ", "–").replace("up–", "≤ ") for name in density_names()]
     right.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
     right.set_ylabel("versions")
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.set_title("density of their masks")
     _save(figure, path)
 

@@ -26,9 +26,13 @@ def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> No
     options: dict[str, Any] = {} if grace is None else {"grace": parse_age(grace)}
     plan = session.open(read_only=dry_run).plan_prune(**options)
     output = session.output
-    output.message(f"to delete now: {counted(len(plan.delete), 'mask')}, {size(plan.freed_bytes)}")
+    # With no grace between them, what is marked goes at once.
+    later = len(plan.condemn) if plan.grace else 0
+    now = len(plan.delete) + len(plan.condemn) - later
+    output.message(f"to delete now: {counted(now, 'mask')}, {size(plan.freed_bytes)}")
     output.message(
-        f"to mark for later: {counted(len(plan.condemn), 'mask')}, {size(plan.condemned_bytes)};"
+        f"to mark for later: {counted(later, 'mask')},"
+        f" {size(plan.condemned_bytes if later else 0)};"
         f" {counted(len(plan.versions), 'removed version')} will be beyond restoring"
     )
     if output.as_json and dry_run:

@@ -22,7 +22,15 @@ from .verb import verb
     show_default=True,
     help="How the rows are written.",
 )
-def command(session: Session, sql: str, parameters: tuple[str, ...], form: str) -> None:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop it after so long; after a minute otherwise.",
+)
+def command(
+    session: Session, sql: str, parameters: tuple[str, ...], form: str, timeout: float | None
+) -> None:
     """Answer one SELECT over the tables `concepts` and `aliases`.
 
     Each ? in SQL stands for one PARAMETER, in order. Nothing can be changed this way.
@@ -31,7 +39,8 @@ def command(session: Session, sql: str, parameters: tuple[str, ...], form: str) 
     cones query "select owner, count(*) from concepts group by owner"
     cones query "select ref from concepts where density < ?" 0.01
     """
-    table = session.open(read_only=True).query(sql, parameters)
+    options = {} if timeout is None else {"timeout": timeout}
+    table = session.open(read_only=True).query(sql, parameters, **options)
     rows = [{name: _readable(value) for name, value in row.items()} for row in table.to_pylist()]
     if session.output.as_json or form == "json":
         session.output.document(rows)

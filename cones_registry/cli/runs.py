@@ -161,8 +161,7 @@ def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -
     facts += [f"{report.kept:,} were there"] if report.kept else []
     facts += [f"{failed:,} failed"] if failed else []
     facts += [f"{counted(skipped, 'line')} skipped"] if skipped else []
-    output.message(
-        f"{', '.join(facts)} in {report.seconds:.0f} s ({report.rate:.2f} a second): {out}"
-    )
+    rate = f" ({report.rate:.2f} a second)" if report.made else ""
+    output.message(f"{', '.join(facts)} in {report.seconds:.0f} s{rate}: {out}")
     if not report.succeeded:
         raise click.exceptions.Exit(1)

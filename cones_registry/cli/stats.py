@@ -123,7 +123,10 @@ def saved(kept: int, otherwise: int) -> tuple[str, str]:
     """(share that is saved, how many times smaller); empty where there is nothing to compare."""
     if not otherwise or otherwise == kept:
         return "", ""
-    return share(1 - kept / otherwise), f"{otherwise / kept:,.3g}" if kept else ""
+    if not kept:
+        return share(1.0), ""
+    times = otherwise / kept
+    return share(1 - kept / otherwise), f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
 
 
 def density_names() -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, cli, encode
+from cones_registry.cli.stats import saved
 from cones_registry.codec import load_file, read_ranks
 from cones_registry.ranking import ranks_of
 
@@ -119,6 +120,7 @@ def test_stats_compare_with_other_forms_and_draw(cones: Cones) -> None:
     for words in ("int32 indices", "LoRA of rank 4", "dense float32 K/V", "equal ones each kept"):
         assert words in text
     assert "10 to 30 %" in text
+    assert saved(100, 109_000) == ("99.9 %", "1,090")
     pytest.importorskip("matplotlib")
     cones("stats", "--plot", "stats.png")
     assert Path("stats.png").read_bytes().startswith(b"\x89PNG")

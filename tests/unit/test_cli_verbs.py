@@ -177,6 +177,8 @@ def test_query_answers_a_select_with_parameters_and_refuses_all_else(two: Comman
     assert two("query", sql, 3, "alice", "--format", "csv") == "ref\nalice/dog:2\n"
     refused(two, "query", "drop table concepts", code=2)
     refused(two, "query", "selec ref from concepts", code=2)
+    endless = "select count(*) from range(1000000000000) one, range(1000000) other"
+    refused(two, "query", endless, "--timeout", 0.1, code=16)
 
 
 def test_an_alias_moves_only_from_where_it_is_expected(two: Command) -> None:
@@ -268,6 +270,7 @@ def test_prune_and_purge_do_nothing_until_they_are_told_to(two: Command) -> None
     two("remove", "bob/cat:1")
     refused(two, "prune", "--grace", 0, code=2)
     assert two.json("prune", "--grace", 0, "--dry-run")["versions"] == ["bob/cat:1"]
+    assert "to delete now: 1 mask" in two.err and "for later: 0 masks, 0 B" in two.err
     refused(two, "purge", "alice/dog", code=2)
     two("restore", "bob/cat:1")
     two("remove", "bob/cat:1")
