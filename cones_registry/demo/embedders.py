@@ -77,11 +77,14 @@ class WorldReader:
         pictures: Sequence[Image.Image],
         asked: Sequence[Sequence[ShownSubject]],
     ) -> list[list[float]]:
-        """See the class; a subject's thing is read off its description."""
+        """See the class; a subject's thing is read off its description.
+
+        Raises UsageError for a subject without one.
+        """
         found = []
         for scene, subjects in zip(self._judge.read(pictures), asked, strict=True):
             seen = [thing for _, thing in scene.things]
-            found.append([float(parse_thing(subject.description) in seen) for subject in subjects])
+            found.append([float(_described(subject) in seen) for subject in subjects])
         return found
 
     def details(
@@ -93,6 +96,16 @@ class WorldReader:
             judge.accuracy([parse_scene(text)], [scene])
             for text, scene in zip(described, scenes, strict=True)
         ]
+
+
+def _described(subject: ShownSubject) -> Thing:
+    if not subject.description:
+        raise UsageError(
+            f"subject {quote(subject.name)} has no description, which is what the preset 'demo' "
+            'looks for in pictures. Give it one in the plan ("description": "yellow dotted blue '
+            'circle") and generate again, or use another preset'
+        )
+    return parse_thing(subject.description)
 
 
 def parse_thing(text: str) -> Thing:

@@ -81,5 +81,13 @@ def test_presence_is_seen_anywhere_and_details_only_in_place() -> None:
     assert right["all"] == 1.0 and wrong["all"] == 0.0 and wrong["place"] == 1.0
 
 
+def test_a_subject_without_a_description_cannot_be_seen() -> None:
+    reader = demo_measure().presence
+    assert isinstance(reader, PresenceReader)
+    asked = [[ShownSubject("buoy", WEIGHTS.parent, "circle")]]
+    with pytest.raises(UsageError, match=r"'buoy' has no description.*in the plan"):
+        reader.presence(drawn([Scene("white", (("left", world.HELD_OUT[0]),))]), asked)
+
+
 def test_the_encoder_fits_beside_the_base_model() -> None:
     assert WEIGHTS.stat().st_size < 2_000_000
