@@ -249,7 +249,8 @@ def main() -> None:
     page = [
         "# Codec",
         "",
-        "`tools/bench codec --write`. Everything written was read back and compared.",
+        f"`tools/bench codec{' --masks FOLDER' if arguments.masks else ''} --write`. "
+        "Everything written was read back and compared.",
         "",
         f"{machine}; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
