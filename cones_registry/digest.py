@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Final
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import CorruptDataError, UsageError
 
 Digest = str
 """`"sha256:"` followed by 64 lower-case hexadecimal digits."""
@@ -16,6 +16,15 @@ _LONGEST_QUOTE: Final = 80
 def sha256_bytes(data: bytes | bytearray | memoryview) -> Digest:
     """SHA-256 of `data` as `"sha256:<64 hex>"`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def require_digest(data: bytes | bytearray | memoryview, expected: Digest, what: str) -> None:
+    """`CorruptDataError` that names `what` unless `data` has the digest it is kept under."""
+    actual = sha256_bytes(data)
+    if actual != expected:
+        raise CorruptDataError(
+            f"{what} is damaged: its bytes have digest {actual}, expected {quote(expected)}"
+        )
 
 
 def parse_digest(text: str) -> Digest:

@@ -16,7 +16,7 @@ import zstandard
 from cones_registry.catalog.clock import parse_stamp
 from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, canonical, parse_json
 from cones_registry.catalog.events import Event, check_event
-from cones_registry.digest import sha256_bytes
+from cones_registry.digest import require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, LimitExceededError
 
 PREFIX: Final = "log/"
@@ -85,9 +85,7 @@ def decode_segment(key: str, data: bytes) -> Segment:
         CorruptDataError: damaged, of an unknown format, or with an event that cannot be.
     """
     stamp, expected = parse_name(key)
-    actual = sha256_bytes(data)
-    if actual != expected:
-        raise CorruptDataError(f"{key} is damaged: its bytes have digest {actual}")
+    require_digest(data, expected, key)
     content = _decompress(key, data)
     document: Any = parse_json(content, key)
     if not isinstance(document, dict) or document.get("format") != FORMAT:

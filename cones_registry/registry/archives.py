@@ -25,7 +25,7 @@ from cones_registry.catalog.documents import seal, unseal
 from cones_registry.catalog.events import RECORD_KEYS
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import decode, read_ranks
-from cones_registry.digest import Digest, sha256_bytes
+from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import (
     BaseModelMismatchError,
     CorruptDataError,
@@ -39,7 +39,7 @@ from cones_registry.registry.archive_members import INDEX, read_members
 from cones_registry.registry.bases import Base, Bases
 from cones_registry.registry.drafts import Push, history_of
 from cones_registry.registry.ledger import Ledger
-from cones_registry.registry.lookup import as_ref, find, find_version
+from cones_registry.registry.lookup import as_ref, find, find_versions
 from cones_registry.registry.pushing import Pusher
 
 
@@ -73,7 +73,7 @@ def export_archive(
     if refs is None:
         concepts = find(state)
     else:
-        versions = [find_version(state, as_ref(ref, default_owner)) for ref in refs]
+        versions = find_versions(state, [as_ref(ref, default_owner) for ref in refs])
         concepts = [_plain(version.record, version.tags) for version in versions]
     blobs = list(dict.fromkeys(concept.blob_digest for concept in concepts))
     fingerprints = sorted({concept.base for concept in concepts})
@@ -164,8 +164,7 @@ def import_archive(
             bases[base.fingerprint] = base
         elif name in wanted_blobs:
             digest = wanted_blobs[name].blob_digest
-            if sha256_bytes(data) != digest:
-                raise CorruptDataError(f"{path}: {name} has digest {sha256_bytes(data)}")
+            require_digest(data, digest, f"{name} in {path}")
             masks[digest] = decode(data)
             histories[digest] = history_of(data)
             ranks[digest] = read_ranks(data)

@@ -13,7 +13,7 @@ from typing import Final
 
 from ulid import ULID
 
-from cones_registry.digest import Digest, parse_digest, sha256_bytes
+from cones_registry.digest import Digest, parse_digest, require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.store import Store
 from cones_registry.store.local import LocalStore
@@ -94,16 +94,18 @@ class BlobCache:
         return self.store.each(lambda digest: (digest, self.get(digest)), digests)
 
     def _fetch(self, digest: Digest, store: Store) -> bytes:
-        actual = ""
-        for _ in range(2):  # once more: a bit may have flipped on the way, not in the store
-            data = store.get(blob_key(digest))
-            actual = sha256_bytes(data)
-            if actual == digest:
-                return data
-        raise CorruptDataError(
-            f"{blob_key(digest)} in {store.url} is damaged: its bytes have digest {actual}. "
-            "Push the mask again, or restore the object from a backup. See: cones check --read-data"
-        )
+        key = blob_key(digest)
+        data = store.get(key)
+        if sha256_bytes(data) != digest:
+            data = store.get(key)  # once more: a bit may have flipped on the way, not in the store
+        try:
+            require_digest(data, digest, f"{key} in {store.url}")
+        except CorruptDataError as error:
+            raise CorruptDataError(
+                f"{error}. Push the mask again, or restore the object from a backup. "
+                "See: cones check --read-data"
+            ) from None
+        return data
 
     def _path(self, digest: Digest) -> Path:
         return self.folder / blob_key(digest).removeprefix("blobs/")

@@ -9,7 +9,7 @@ from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Key, Version
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import decode
-from cones_registry.digest import Digest, sha256_bytes
+from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError
 from cones_registry.registry import reservations
 from cones_registry.registry.bases import Bases
@@ -121,8 +121,7 @@ class Checker:
             if data is None:
                 continue
             with self._report.noting(key):
-                if sha256_bytes(data) != digest:
-                    raise CorruptDataError(f"its bytes have digest {sha256_bytes(data)}")
+                require_digest(data, digest, "the blob")
                 mask = decode(data)
                 self._report.read_bytes += len(data)
                 for version in by_blob.get(digest, ()):

