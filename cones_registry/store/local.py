@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final
-
-from ulid import ULID
+from typing import Final
 
 from cones_registry.errors import StoreUnavailableError
 from cones_registry.store.base import MAX_OBJECT_BYTES, Entry, Store
@@ -23,6 +22,7 @@ from cones_registry.store.trouble import ObjectTooLargeError
 UNFINISHED: Final = ".unfinished"
 """Folder of temporary files below the root; never listed."""
 
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 _LINK_ATTEMPTS: Final = 10
 _MOST_SETTLED: Final = 100_000
 
@@ -45,29 +45,32 @@ class LocalStore(Store):
             return file.read()
 
     def _create(self, key: str, data: bytes) -> None:
-        temporary = self._unfinished / str(ULID())
+        # Plain calls on plain text: a writer of many objects waits for Python, not for the disk.
+        temporary = f"{self._unfinished}/{secrets.token_hex(16)}"
         try:
-            with self._open_new(temporary) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            descriptor = self._open_new(temporary)
+            try:
+                _write_whole(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             self.fault("written", key)
-            self._link(temporary, self.root / key)
+            self._link(temporary, f"{self.root}/{key}")
             self.fault("linked", key)
         finally:
-            temporary.unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
 
-    def _open_new(self, path: Path) -> BinaryIO:
+    def _open_new(self, path: str) -> int:
         try:
-            return path.open("xb")
+            return os.open(path, _NEW, 0o666)
         except FileNotFoundError:
             if not self.root.is_dir():
                 self.root.mkdir(parents=True, exist_ok=True)
                 _sync_folder(self.root.parent)
             self._unfinished.mkdir(exist_ok=True)
-            return path.open("xb")
+            return os.open(path, _NEW, 0o666)
 
-    def _link(self, temporary: Path, path: Path) -> None:
+    def _link(self, temporary: str, path: str) -> None:
         for attempt in range(_LINK_ATTEMPTS):
             try:
                 os.link(temporary, path)
@@ -76,7 +79,7 @@ class LocalStore(Store):
                 # No folder yet, or a delete took it away, since it was empty.
                 if attempt == _LINK_ATTEMPTS - 1:
                     raise
-                path.parent.mkdir(parents=True, exist_ok=True)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
 
     def _settle(self, keys: Iterable[str]) -> None:
         # A name is an entry of its folder, and that folder of the one above: each must be on disk,
@@ -150,6 +153,12 @@ class LocalStore(Store):
                 except FileNotFoundError:
                     continue
         return freed
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:  # one call writes at most 2 GiB
+        left = left[os.write(descriptor, left) :]
 
 
 def _sync_folder(folder: Path) -> None:
