@@ -13,7 +13,7 @@ from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks, cut
 from cones_registry.registry.bases import Bases
 from cones_registry.registry.ledger import Ledger
-from cones_registry.registry.lookup import as_ref, find_version
+from cones_registry.registry.lookup import as_ref, find_versions
 from cones_registry.resolver.weighting import check_weight
 
 AnyRef = str | Ref | Concept
@@ -47,7 +47,7 @@ class Pulling:
                 f"cannot cut {concept.ref} to density {density:g}; expected 0 to its own, "
                 f"{mask.density:g}. For more, extract it again"
             )
-        return self._cut(concept, mask, round(density * mask.table.neuron_count))
+        return self._cut(concept, mask, mask.table.count_within(density))
 
     def pull_many(self, refs: Iterable[AnyRef]) -> list[ConceptMask]:
         """The masks of several versions, in order; equal masks are one object."""
@@ -82,7 +82,7 @@ class Pulling:
         known = self._ledger.memory.records(state)
         new = [ref for ref in dict.fromkeys(wanted) if ref not in known]
         if new:
-            found = concepts_of(state, [find_version(state, ref) for ref in new])
+            found = concepts_of(state, find_versions(state, new))
             known.update(zip(new, found, strict=True))
         return [known[ref] for ref in wanted]
 

@@ -52,6 +52,18 @@ def test_versions_count_up_and_each_names_one_mask(registry: Registry) -> None:
     assert registry.get("alice/dog").version == 3
 
 
+def test_versions_looked_up_together_are_those_looked_up_one_by_one(registry: Registry) -> None:
+    for number in range(3):
+        registry.push("alice/dog", mask_of(number))
+        registry.push("bob/dog", mask_of(10 + number))
+    refs = ["bob/dog:2", "alice/dog:1", "alice/dog:3", "bob/dog", "bob/dog:2"]
+    assert other(registry).pull_many(refs) == [other(registry).pull(ref) for ref in refs]
+    registry.remove("alice/dog:3")
+    for missing, told in (("alice/dog:3", "was removed"), ("alice/dog:7", "no version")):
+        with pytest.raises(NotFoundError, match=told):
+            other(registry).pull_many(["alice/dog:1", missing, "bob/dog:2"])
+
+
 def test_what_is_pushed_is_what_is_got(registry: Registry) -> None:
     provenance = Provenance(
         "gates",
