@@ -5,6 +5,7 @@ Nothing here imports torch: a U-Net is read through `named_parameters()` or as a
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +161,11 @@ class LayerTable:
     def neuron_count(self) -> int:
         """Neurons of all layers."""
         return sum(layer.neuron_count for layer in self.layers)
+
+    def count_within(self, density: float) -> int:
+        """The most neurons whose share of all is at most ``density``."""
+        # The float nearest to a share may lie a hair under it: 0.29 * 100 is 28.999…
+        return math.floor(density * self.neuron_count + 1e-6)
 
     @cached_property
     def word_count(self) -> int:

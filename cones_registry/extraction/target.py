@@ -49,7 +49,7 @@ class Target:
 
 
 def highest(table: LayerTable, scores: Scores, density: float) -> ConceptMask:
-    """The mask of the ``density`` · N neurons with the highest positive scores.
+    """The mask of the neurons with the highest positive scores, at most ``density`` of all.
 
     scores: layer name -> float32 [out, in]; neurons that score 0 or less are never members, so
         fewer may be found. Of equal scores the first in table order is taken.
@@ -58,7 +58,7 @@ def highest(table: LayerTable, scores: Scores, density: float) -> ConceptMask:
     if not 0 <= density <= 1:
         raise UsageError(f"density {density}; expected 0 … 1, a share of the neurons")
     flat = np.concatenate([scores[name].reshape(-1) for name in table.names])
-    count = min(round(density * flat.size), int(np.count_nonzero(flat > 0)))
+    count = min(table.count_within(density), int(np.count_nonzero(flat > 0)))
     chosen = np.zeros(flat.size, dtype=np.bool_)
     if count:
         threshold = np.partition(flat, flat.size - count)[flat.size - count]
