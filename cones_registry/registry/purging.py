@@ -36,6 +36,7 @@ from cones_registry.registry.pruning import blob_entries
 from cones_registry.registry.traces import (
     PurgeReceipt,
     count_log,
+    derived_from,
     footer_of,
     mentions,
     named_in,
@@ -58,6 +59,7 @@ class PurgePlan:
         blobs: blob digest -> bytes, used by nobody else.
         shared: blob digest -> bytes, used by others too: made again without the purged record.
         reserved: keys that go.
+        derived: refs of what others made from it, whose provenance names it: they go first.
         residue: segments or snapshot rows that still speak of it, where a purge was broken off.
     """
 
@@ -68,6 +70,7 @@ class PurgePlan:
     blobs: dict[Digest, int]
     shared: dict[Digest, int]
     reserved: tuple[str, ...]
+    derived: tuple[str, ...]
     residue: int
     _ledger: Ledger = field(repr=False, compare=False)
 
@@ -80,11 +83,18 @@ class PurgePlan:
         """Purge, prove it, and keep the receipt.
 
         Raises:
-            ConflictError: something of it came back while it was purged; purge again.
+            ConflictError: concepts of others were made from it and name it, or something of it
+                came back while it was purged; purge again.
             StoreUnavailableError: broken off; purge again to finish.
         """
         ledger, store = self._ledger, self._ledger.store
         ledger.require_writable()
+        derived = derived_from(ledger.fresh_now(), self.owner, self.name)
+        if derived:
+            raise ConflictError(
+                f"{len(derived)} versions were made from what is to be purged, and say so: "
+                f"{', '.join(derived[:5])}. Purge their concepts first"
+            )
         for name, highest in self.names.items():
             reservations.reserve_purged(store, ledger.registry_id, self.owner, name, highest)
         events, rewritten = self._rewrite_shared()
@@ -231,8 +241,18 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
                 residue += rows_in_parquet(store.get(entry.key), whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
+    derived = derived_from(state, whose, name)
     return PurgePlan(
-        whose, name, names, len(versions), blobs, shared, tuple(reserved), int(residue), ledger
+        whose,
+        name,
+        names,
+        len(versions),
+        blobs,
+        shared,
+        tuple(reserved),
+        derived,
+        int(residue),
+        ledger,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +127,7 @@ def search(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int, int]
     if newest is not None:
         size += newest.size
         found += rows_in_parquet(snapshots.read_parquet(store, newest), owner, name)
-    found += len(versions_of(state, owner, name))
+    found += len(versions_of(state, owner, name)) + len(derived_from(state, owner, name))
     for _, data in store.get_many([entry.key for entry in blob_entries(ledger).values()]):
         if data is not None:
             size += len(data)
@@ -139,6 +140,35 @@ def versions_of(state: State, owner: str, name: str | None) -> list[Version]:
     if name is None:
         return versions_where(state, "owner = ?", [owner])
     return versions_where(state, "owner = ? AND name = ?", [owner, name])
+
+
+def derived_from(state: State, owner: str, name: str | None) -> tuple[str, ...]:
+    """Refs of what others made from the owner's masks, or from the one concept's: its provenance
+    says so in the catalogue, in the log, in snapshots and in the footer of its blob."""
+    start = f"{owner}/{name}" if name else f"{owner}/"
+    found = []
+    for version in versions_where(state, "contains(provenance, ?)", [start]):
+        record = version.record
+        own = record["owner"] == owner and name in (None, record["name"])
+        if not own and any(_names(text, start) for text in _texts(record["provenance"])):
+            found.append(f"{record['owner']}/{record['name']}:{record['version']}")
+    return tuple(sorted(found))
+
+
+def _names(text: str, start: str) -> bool:
+    """Whether a text is a ref of the owner ("alice/") or the concept ("alice/dog") `start`."""
+    return text.startswith(start) and (
+        start.endswith("/") or text[len(start) : len(start) + 1] in ("", ":", "@")
+    )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def count_log(ledger: Ledger) -> tuple[int, int]:

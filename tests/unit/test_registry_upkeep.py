@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.errors import ConflictError, NotFoundError, UsageError
+from cones_registry.manifest import Provenance
 from cones_registry.registry.blob_cache import BlobCache, blob_key
 from cones_registry.store import open_store
 
@@ -142,6 +143,20 @@ def test_a_purge_leaves_no_trace_and_gives_no_number_again(
         registry.plan_purge(owner="alice")
     assert registry.push("alice/dog", mask_of(3)).version == 3
     assert registry.check(read_data=True).ok
+
+
+def test_a_purge_waits_for_what_was_made_from_the_concept(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    made = Provenance("tune", parents=("alice/dog:1",), parameters={"part_of": ["alice/dog:1"]})
+    registry.push("bob/both", mask_of(2), provenance=made)
+    registry.push("bob/else", mask_of(3), provenance=Provenance("tune", parents=("alice/dogma:1",)))
+    plan = registry.plan_purge(ref="alice/dog")
+    assert plan.derived == ("bob/both:1",)
+    with pytest.raises(ConflictError, match="bob/both:1"):
+        plan.execute()
+    assert registry.get("alice/dog").version == 1
+    registry.plan_purge(ref="bob/both").execute()
+    assert registry.plan_purge(ref="alice/dog").execute().found == 0
 
 
 def test_a_purge_takes_a_whole_concept_or_owner(registry: Registry) -> None:
