@@ -87,6 +87,7 @@ class Pusher:
             draft.record["version"] = numbers[draft.owner, draft.name]
             numbers[draft.owner, draft.name] += 1
         self._write(drafts)
+        self._leave_purged_numbers(drafts)
         self._require_blobs(drafts)
         events = [draft.event for draft in drafts if draft.event is not None]
         segment = Segment(self._ledger.clock.next(), tuple(events))
@@ -114,15 +115,6 @@ class Pusher:
         known = highest_versions(self._ledger.state(), names)
         for name in names:
             known[name] = max(known.get(name, 0), self._highest.get(name, 0))
-        # New names, or names whose numbers were purged and are never given again.
-        new = [name for name in names if not known[name]]
-        store, registry_id = self._ledger.store, self._ledger.registry_id
-        paths = {f"{owner}/{name}": (owner, name) for owner, name in new}
-
-        def purged(path: str) -> tuple[str, int]:
-            return path, reservations.highest_purged(store, registry_id, *paths[path])
-
-        known.update({paths[path]: number for path, number in store.each(purged, paths)})
         return {name: number + 1 for name, number in known.items()}
 
     def _encode(self, draft: Draft) -> bytes:
@@ -192,6 +184,24 @@ class Pusher:
                 )
             self._reserve_another(by_key[key])
 
+    def _leave_purged_numbers(self, drafts: list[Draft]) -> None:
+        """A number that was purged is never given again, and its push would not be shown.
+
+        Looked for after the reservation: a purge says so before it takes reservations away, so
+        whoever could reserve a purged number finds it said.
+        """
+        store, registry_id = self._ledger.store, self._ledger.registry_id
+        places = {f"{draft.owner}/{draft.name}": (draft.owner, draft.name) for draft in drafts}
+
+        def purged(place: str) -> tuple[tuple[str, str], int]:
+            owner, name = places[place]
+            return (owner, name), reservations.highest_purged(store, registry_id, owner, name)
+
+        highest = dict(store.each(purged, places))
+        for draft in drafts:
+            while draft.record["version"] <= highest[draft.owner, draft.name]:
+                self._reserve_another(draft, highest[draft.owner, draft.name])
+
     def _require_blobs(self, drafts: list[Draft]) -> None:
         """Just before the commit: a blob that was found, not written, must still be there."""
         shared = {d.record["blob_digest"] for d in drafts if d.data is None}
@@ -202,12 +212,12 @@ class Pusher:
                     f"blob {digest} was pruned while an equal mask was pushed. Push again"
                 )
 
-    def _reserve_another(self, draft: Draft) -> None:
-        """Claim the next free version number, since the one hoped for is taken."""
+    def _reserve_another(self, draft: Draft, above: int = 0) -> None:
+        """Claim the next free version number, since the one hoped for is taken or was purged."""
         store = self._ledger.store
         while True:
             numbers = reservations.reserved_versions(store, draft.owner, draft.name)
-            draft.record["version"] = max([draft.record["version"], *numbers]) + 1
+            draft.record["version"] = max([draft.record["version"], above, *numbers]) + 1
             if draft.data is not None:
                 # The footer holds the number too.
                 data = self._encode(draft)

@@ -145,6 +145,21 @@ def test_a_purge_leaves_no_trace_and_gives_no_number_again(
     assert registry.check(read_data=True).ok
 
 
+def test_a_push_after_a_purge_it_has_not_seen_is_kept_under_a_new_number(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.push("alice/x", mask_of(1))
+    other = Registry.open(registry.url, cache=tmp_path / "other")
+    for seed in (2, 3):
+        other.push("alice/x", mask_of(seed))
+    other.plan_purge(ref="alice/x").execute()
+    pushed = registry.push("alice/x", mask_of(4))
+    assert pushed.version == 4
+    for reader in (registry, other):
+        assert reader.get("alice/x").version == 4
+        assert reader.pull("alice/x") == mask_of(4)
+
+
 def test_a_purge_waits_for_what_was_made_from_the_concept(registry: Registry) -> None:
     registry.push("alice/dog", mask_of(1))
     made = Provenance("tune", parents=("alice/dog:1",), parameters={"part_of": ["alice/dog:1"]})
