@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cones_registry.base_model import BaseModel
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.engine import Engine
 from cones_registry.batch.report import Failure, Progress
+from cones_registry.batch.rivals import draw_rival
 from cones_registry.batch.run import run_batch
-from cones_registry.errors import ConesError, UsageError
-from cones_registry.evaluation.fields import write_object
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
-from cones_registry.evaluation.plan import EvaluationPlan, Item
+from cones_registry.evaluation.plan import EvaluationPlan
 from cones_registry.evaluation.rows import Row
 from cones_registry.extraction.images import read_pictures
-
-if TYPE_CHECKING:
-    from cones_registry.evaluation.baselines import Tuned
-
-_LOGGER = logging.getLogger(__name__)
-_TRAINED = "trained"
-_KEPT_BYTES = 1 << 26
-"""A rival's result up to this size is kept, so that a run started again does not train anew."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ def draw_row(
     failures: tuple[Failure, ...] = ()
     size: float | None = None
     if row.baseline is not None:
-        size, trained = _draw_rival(plan, row, folder, base, settings.batch_size, on_progress)
+        size, trained = draw_rival(plan, row, folder, base, settings.batch_size, on_progress)
         used |= trained
     else:
         report = run_batch(
@@ -166,138 +156,3 @@ def _real(plan: EvaluationPlan, row: Row) -> Gallery:
                 described = picture.caption.text(subject.description)
             samples.append(Sample(subject.images / picture.name, text, (name,), described))
     return Gallery(row.name, tuple(samples), _shown(plan), settings={"pictures": "real"})
-
-
-def _draw_rival(
-    plan: EvaluationPlan,
-    row: Row,
-    folder: Path,
-    base: BaseModel,
-    batch_size: int,
-    on_progress: Callable[[Progress], None] | None,
-) -> tuple[float | None, dict[str, Any]]:
-    """Train on each set of subjects, draw its prompts; bytes a concept and how it was trained."""
-    work: dict[tuple[str, ...], list[Item]] = {}
-    for item in plan.items:
-        work.setdefault(plan.training_set(row, item), []).append(item)
-    done, total = 0, sum(item.count for item in plan.items)
-    sizes: dict[str, dict[str, Any]] = _read_record(folder)
-    trainer = _Trainer(plan, row, folder, base)
-    for names, items in work.items():
-        missing = [
-            item
-            for item in items
-            if not all((folder / "pictures" / f"{s}.png").exists() for s in item.picture_names())
-        ]
-        if missing:
-            tuned = trainer.tuned(names)
-            sizes["+".join(names)] = {
-                "bytes": tuned.stored_bytes,
-                "subjects": len(names),
-                "seconds": round(tuned.seconds, 1),
-                "parameters": {
-                    key: tuned.parameters[key]
-                    for key in ("steps", "learning_rate", "batch_size", "prior_weight")
-                    if key in tuned.parameters
-                },
-            }
-            write_object(folder / "training.json", sizes)
-            _draw_items(missing, tuned, folder, plan, batch_size)
-        done += sum(item.count for item in items)
-        if on_progress is not None:
-            on_progress(Progress(done, total, 0, 0.0, None))
-    if not sizes:
-        return None, {}
-    fewest = min(each["subjects"] for each in sizes.values())
-    single = [each["bytes"] / fewest for each in sizes.values() if each["subjects"] == fewest]
-    together = {} if row.sets is None else {"trained jointly on": [list(s) for s in row.sets]}
-    first = next(iter(sizes.values()))
-    return sum(single) / len(single), {
-        "baseline": row.baseline,
-        **first["parameters"],
-        **together,
-    }
-
-
-def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    file = folder / "training.json"
-    if not file.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))
-    return found
-
-
-class _Trainer:
-    """A rival's models for sets of subjects, kept in the row's folder where they are small."""
-
-    def __init__(self, plan: EvaluationPlan, row: Row, folder: Path, base: BaseModel) -> None:
-        self._plan, self._row, self._base = plan, row, base
-        self._folder = folder / _TRAINED
-
-    def tuned(self, names: Sequence[str]) -> Tuned:
-        """The rival trained on these subjects jointly; Textual Inversion's tokens put together."""
-        from cones_registry.evaluation.baselines import combine, load_tuned
-
-        name = self._row.baseline or ""
-        if len(names) > 1 and name == "textual-inversion":
-            return combine(self._base, [self.tuned([each]) for each in names])
-        file = self._folder / f"{'+'.join(names)}.safetensors"
-        if file.exists():
-            try:
-                return load_tuned(file, self._base)
-            except ConesError as error:  # cut off, or of another version: trained again
-                _LOGGER.warning("%s cannot be read again: %s", file, error)
-        tuned = self._train(name, names)
-        if tuned.stored_bytes <= _KEPT_BYTES:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            tuned.save(file)
-        return tuned
-
-    def _train(self, name: str, names: Sequence[str]) -> Tuned:
-        from cones_registry.evaluation.baselines import SubjectImages, train
-
-        subjects = [self._plan.subjects[each] for each in names]
-        if not all(subject.token for subject in subjects):
-            raise UsageError(f"row {self._row.name!r} needs a token for every subject")
-        steps = self._row.steps
-        return train(
-            name,
-            self._base,
-            [SubjectImages(each.images, each.token, each.noun) for each in subjects],
-            steps=None if steps is None else steps * len(subjects),
-        )
-
-
-def _draw_items(
-    items: Sequence[Item], tuned: Tuned, folder: Path, plan: EvaluationPlan, batch_size: int
-) -> None:
-    """Draw prompts with a rival's model, each picture with its recipe."""
-    from cones_registry.generation import Generator, Request, encode_picture, library_versions
-
-    asked = [
-        (stem, Request(item.prompt("token"), seed=item.seed + number))
-        for item in items
-        for number, stem in enumerate(item.picture_names())
-    ]
-    (folder / "pictures").mkdir(exist_ok=True)
-    versions: Mapping[str, str] = library_versions()
-    stream = Generator(tuned.base).stream(
-        [request for _, request in asked],
-        steps=plan.steps,
-        guidance_scale=plan.guidance,
-        batch_size=batch_size,
-    )
-    for (stem, request), picture in zip(asked, stream, strict=True):
-        recipe = {
-            "format": "cones recipe 1",
-            "prompt": request.prompt,
-            "seed": request.seed,
-            "baseline": tuned.method,
-            "base": tuned.base.fingerprint,
-            "concepts": [],
-            "versions": dict(versions),
-        }
-        data = encode_picture(picture, recipe)
-        temporary = folder / "pictures" / f".{stem}.part"
-        temporary.write_bytes(data)
-        temporary.replace(folder / "pictures" / f"{stem}.png")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cones_registry.attention import names_token
+from cones_registry.base_model.versions import library_versions
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.drawing import Drawing
 from cones_registry.batch.engine import BaseIdentity, Engine, EngineSettings
@@ -24,7 +25,6 @@ from cones_registry.errors import (
     NotFoundError,
     UsageError,
 )
-from cones_registry.generation import library_versions
 from cones_registry.generation.recipe import FORMATS
 from cones_registry.manifest import Concept
 from cones_registry.store import Store, open_store

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cones_registry.base_model import BaseModel
+from cones_registry.base_model.versions import library_versions
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.plan import Chunk, Picture
 from cones_registry.errors import ConesError
-from cones_registry.generation import Generator, Request, encode_picture, library_versions
+from cones_registry.generation import Generator, Request, encode_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

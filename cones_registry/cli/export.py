@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import ConflictError, UsageError
 
 from .output import counted, size
 from .session import Session
@@ -23,7 +25,10 @@ SUFFIXES = {".tar.zst": "archive", ".parquet": "parquet", ".jsonl": "jsonl"}
     type=click.Choice(["archive", "delta", "parquet", "jsonl"]),
     help="By the target's suffix (.tar.zst, .parquet, .jsonl) unless given.",
 )
-def command(session: Session, target: str, refs: tuple[str, ...], form: str | None) -> None:
+@click.option("--force", is_flag=True, help="Replace an archive that is there.")
+def command(
+    session: Session, target: str, refs: tuple[str, ...], form: str | None, force: bool
+) -> None:
     """Write concepts to one self-contained archive, or the catalogue for other engines.
 
     An archive holds REFs (all in use, without any) with their masks and base models' layers;
@@ -39,6 +44,8 @@ def command(session: Session, target: str, refs: tuple[str, ...], form: str | No
         raise UsageError(f"which format is {target}? Say --format archive, delta, parquet or jsonl")
     registry = session.open(read_only=True)
     if form == "archive":
+        if Path(target).exists() and not force:
+            raise ConflictError(f"{target} is there already. Write elsewhere, or add --force")
         report = registry.export_archive(target, refs or None)
         session.output.message(
             f"{counted(report.concepts, 'concept')}, {counted(report.blobs, 'mask')},"

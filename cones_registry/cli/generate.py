@@ -126,8 +126,9 @@ def command(
             + (f"; the concepts were made for {composition.base}" if composition else "")
         )
     from cones_registry.base_model import BaseModel
+    from cones_registry.base_model.versions import library_versions
     from cones_registry.batch.worker import RECIPE_FORMAT
-    from cones_registry.generation import Generator, Request, encode_picture, library_versions
+    from cones_registry.generation import Generator, Request, encode_picture
 
     base = BaseModel.load(source, device=device, dtype=dtype)
     requests = [

@@ -54,10 +54,16 @@ def command(
     kept: dict[str, Any] = read_footer(data).get("concept") or {}
     provenance = kept.get("provenance")
     registry = session.open()
+    base = _base(source) if source else kept.get("base")
+    if kept.get("base") not in (None, base, getattr(base, "fingerprint", None)):
+        session.output.message(
+            f"warning: {file} says it was made for base model {kept['base']}; on other weights "
+            "its indices mean nothing"
+        )
     concept = registry.push(
         ref,
         mask,
-        base=_base(source) if source else kept.get("base"),
+        base=base,
         scope=scope or kept.get("scope", "prompt"),
         token=token or kept.get("token"),
         class_noun=class_noun or kept.get("class_noun"),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cones_registry.base_model.versions import library_versions
 from cones_registry.digest import quote
 from cones_registry.errors import LimitExceededError, UsageError
 from cones_registry.extraction.batches import Batches
@@ -28,7 +29,6 @@ from cones_registry.extraction.settings import ExtractionSettings
 from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
 from cones_registry.extraction.tuning import TuneSettings, Tuning
-from cones_registry.extraction.versions import library_versions
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.manifest import SCOPES, Provenance, Scope
 

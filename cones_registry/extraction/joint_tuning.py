@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cones_registry.attention import RowEdit
+from cones_registry.base_model.versions import library_versions
 from cones_registry.digest import quote, sha256_bytes
 from cones_registry.errors import BaseModelMismatchError, UsageError
 from cones_registry.extraction.batches import Batches, Draw
@@ -24,7 +25,6 @@ from cones_registry.extraction.loss import DivergedError, denoising_losses
 from cones_registry.extraction.methods import Curve
 from cones_registry.extraction.subject_images import SubjectImages, gather_all
 from cones_registry.extraction.tuning import METHOD, TunedPart, TuneSettings, Tuning
-from cones_registry.extraction.versions import library_versions
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask

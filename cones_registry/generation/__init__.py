@@ -1,7 +1,7 @@
 """Drawing: requests with any mix of masks, one batch, one unchanged base model."""
 
 from cones_registry.generation.generator import Generator
-from cones_registry.generation.recipe import encode_picture, library_versions, read_recipe
+from cones_registry.generation.recipe import encode_picture, read_recipe
 from cones_registry.generation.request import Request
 from cones_registry.generation.schedulers import SCHEDULERS
 
@@ -10,6 +10,5 @@ __all__ = [
     "Generator",
     "Request",
     "encode_picture",
-    "library_versions",
     "read_recipe",
 ]

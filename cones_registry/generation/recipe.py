@@ -74,19 +74,3 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise CorruptDataError(f"the recipe in {name} is not a JSON object")
     return recipe
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what decides the bits of a picture."""
-    import diffusers
-    import torch
-    import transformers
-
-    import cones_registry
-
-    return {
-        "cones_registry": cones_registry.__version__,
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }

@@ -83,6 +83,8 @@ def test_a_plan_becomes_pictures_scores_and_a_table(
     assert cli.run(generate) == 0
     folders = capsys.readouterr().out.split()
     names = ["base", "cones-subject", "custom-diffusion", "real"]
+    trained = json.loads((run / "custom-diffusion" / "training.json").read_text())
+    assert trained["dog+bear"]["parameters"]["steps"] == 2  # the plan's one, for each of the two
     assert folders == [str(run / name) for name in names]
     ours = keeps_to("gallery", run / "cones-subject" / "gallery.json")
     assert [each["text"] for each in ours["pictures"]] == ["a photo of dog on the wall"] * 2 + [

@@ -107,8 +107,10 @@ def test_push_options_say_otherwise_than_the_file(
 ) -> None:
     path = file("dog", 1, scope="subject", token="sks", class_noun="dog")
     cones("push", "dog", path, "--token", "zwp", "--base", OTHER_BASE)
+    said = cones.err
     concept = cones.json("show", "dog")
     assert (concept["token"], concept["base"]) == ("zwp", OTHER_BASE)
+    assert f"was made for base model {BASE}" in said
 
 
 def test_push_refuses_what_is_no_mask(cones: Command, tmp_path: Path) -> None:
@@ -289,6 +291,8 @@ def test_an_archive_carries_concepts_to_another_registry(
     two: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two("export", "concepts.tar.zst", "alice/dog:1", "bob/cat")
+    refused(two, "export", "concepts.tar.zst", code=11)
+    two("export", "concepts.tar.zst", "alice/dog:1", "bob/cat", "--force")
     other = Command(tmp_path / "other", capsys)
     other("init")
     assert set(other("import", "concepts.tar.zst").split()) == {"alice/dog:1", "bob/cat:1"}

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from cones_registry.base_model import BaseModel
+from cones_registry.base_model.versions import library_versions
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.generation import (
     Generator,
     Request,
     encode_picture,
-    library_versions,
     read_recipe,
 )
 
@@ -62,7 +62,7 @@ def test_unknown_format_is_refused(picture: Image.Image) -> None:
 
 
 def test_versions_name_what_decides_the_bits() -> None:
-    assert {"torch", "diffusers", "cones_registry"} <= set(library_versions())
+    assert {"torch", "diffusers", "cones-registry"} <= set(library_versions())
 
 
 def test_previews_come_every_few_steps_and_change_nothing(tiny_base: BaseModel) -> None:
