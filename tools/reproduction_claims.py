@@ -199,6 +199,7 @@ OWN: Final = (
         "General neurons can be left out (CNS, arXiv 2510.02296)", "collateral", page("collateral")
     ),
     Claim("Methods, scopes and densities", "extraction", page("extraction")),
+    Claim("Fewer steps give the same masks", "steps", page("steps")),
     Claim("How the rivals were tuned", "baselines", page("baselines")),
 )
 
