@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Learn and push every line of a file of subjects, instead of IMAGEs.",
 )
-@click.option("--method", default="gates", show_default=True, help="Or cones, or first-order.")
+@click.option(
+    "--method", default="gates", show_default=True, help="Or quick-gates, cones, first-order."
+)
 @click.option(
     "--scope",
     type=click.Choice(["subject", "prompt"]),

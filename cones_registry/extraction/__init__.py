@@ -9,7 +9,7 @@ from cones_registry.extraction.cones import Cones
 from cones_registry.extraction.extraction import Extraction
 from cones_registry.extraction.extractor import METHODS, Extractor
 from cones_registry.extraction.first_order import FirstOrder
-from cones_registry.extraction.gates import Gates
+from cones_registry.extraction.gates import Gates, QuickGates
 from cones_registry.extraction.held_out import HeldOutLosses, held_out_losses
 from cones_registry.extraction.loss import DivergedError
 from cones_registry.extraction.methods import Method
@@ -31,6 +31,7 @@ __all__ = [
     "Gates",
     "HeldOutLosses",
     "Method",
+    "QuickGates",
     "Step",
     "SubjectImages",
     "TuneSettings",

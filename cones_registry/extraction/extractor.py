@@ -16,7 +16,7 @@ from cones_registry.extraction.conditioning import require_learnable
 from cones_registry.extraction.cones import Cones
 from cones_registry.extraction.extraction import Extraction
 from cones_registry.extraction.first_order import FirstOrder
-from cones_registry.extraction.gates import Gates
+from cones_registry.extraction.gates import Gates, QuickGates
 from cones_registry.extraction.images import Sources
 from cones_registry.extraction.joint_tuning import tune
 from cones_registry.extraction.loss import ConceptImplantingLoss
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
 
 METHODS: Final[Mapping[str, type[Method]]] = {
-    method.name: method for method in (Gates, Cones, FirstOrder)
+    method.name: method for method in (Gates, QuickGates, Cones, FirstOrder)
 }
 
 
@@ -79,7 +79,7 @@ class Extractor:
             "a {} on a beach", or "at left a {}|on white" (see ``Caption``).
         token: a word that means nothing yet and is one entry of the tokenizer ("sks").
         class_noun: what the subject is one of ("dog").
-        method: "gates", "cones", "first-order", or a ``Method`` with hyper-parameters of its own.
+        method: "gates", "quick-gates", "cones", "first-order", or a ``Method`` with hyper-parameters of its own.
         scope: "subject" or "prompt": at which rows of K and V the mask acts.
         density: share of neurons to shut; each method has its default. tau: threshold on the score
             instead (not for gates). steps: instead of the method's own.

@@ -102,6 +102,19 @@ class Gates(Method):
         return self.last_rate + (self.learning_rate - self.last_rate) * wave
 
 
+@dataclass(frozen=True)
+class QuickGates(Gates):
+    """``Gates`` from a first pass: a third of the gradients, masks nearly as good.
+
+    Measured in tools/results/steps.md: subjects right alone .84 for .89, in pairs .81 for .83.
+    """
+
+    name: ClassVar[str] = "quick-gates"
+
+    steps: int = 100
+    warm_start: int = 16
+
+
 class _State:
     """s (``latent``) and the running mean of its gradient, float32 [N]; their common unit."""
 
