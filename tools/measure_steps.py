@@ -1,8 +1,8 @@
 """How few steps gates need: `python tools/measure_steps.py --write`.
 
 The demo's four subjects are learnt with fewer and fewer steps, from open gates and from a first
-pass of first-order scores (`quick-gates`, with 100); drawn alone and in pairs. A step is one gradient, and so
-is each batch of the first pass. Writes tools/results/steps.{md,json}.
+pass of first-order scores (`quick-gates`, with 100); drawn alone and in pairs. A step is one
+gradient, and so is each batch of the first pass. Writes tools/results/steps.{md,json}.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Extractor:
             "a {} on a beach", or "at left a {}|on white" (see ``Caption``).
         token: a word that means nothing yet and is one entry of the tokenizer ("sks").
         class_noun: what the subject is one of ("dog").
-        method: "gates", "quick-gates", "cones", "first-order", or a ``Method`` with hyper-parameters of its own.
+        method: "gates", "quick-gates", "cones", "first-order", or a ``Method`` with
+            hyper-parameters of its own.
         scope: "subject" or "prompt": at which rows of K and V the mask acts.
         density: share of neurons to shut; each method has its default. tau: threshold on the score
             instead (not for gates). steps: instead of the method's own.
