@@ -128,12 +128,17 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
     groups = [parse_group(each, subjects) for each in field(content, "groups", list, [])]
     items: list[Item] = []
     for template in field(content, "prompts", list, []):
-        for text in _filled(template, groups):
+        filled = _filled(template, groups)
+        if not filled:
+            raise UsageError(
+                f"prompt {quote(template)}: no group has as many subjects as it has places"
+            )
+        for text in filled:
             chosen = _named(text, subjects)
             seed = first + len(items) * seeds
             items.append(Item(len(items) + 1, text, chosen, seed, seeds))
     if not items:
-        raise UsageError("the plan has no prompts, or none for its groups")
+        raise UsageError("the plan has no prompts")
     rows = tuple(parse_row(each, subjects) for each in field(content, "rows", list, []))
     if not rows or len({row.folder for row in rows}) != len(rows):
         raise UsageError("the plan needs rows, each with a name of its own")

@@ -146,9 +146,12 @@ def create_root(store: Store) -> str:
         raise ConflictError(
             f"there is a registry at {store.url} already. Open it, or choose another place"
         ) from error
-    except NotFoundError:
+    except NotFoundError as error:
         store.require_place()
-        raise
+        raise StoreUnavailableError(
+            f"{store.url} cannot hold a registry: nothing can be written in it. Is it a file, or "
+            "in one? Choose another place"
+        ) from error
     return registry_id
 
 

@@ -67,6 +67,11 @@ def test_a_rival_draws_with_the_smallest_set_that_holds_the_subjects_of_a_prompt
     assert made.estimate(2.0, 10.0) == 2 * 3 * 2.0 + 6 * 10.0
 
 
+def test_a_prompt_that_no_group_fills_is_told() -> None:
+    with pytest.raises(UsageError, match="no group has as many subjects"):
+        plan(groups=[["dog"]], prompts=["{1}", "{1} and {2}"])
+
+
 def test_masks_tuned_jointly_draw_the_prompts_that_name_just_their_subjects() -> None:
     single = {name: f"me/{name}:1" for name in ("dog", "bear", "cat")}
     tuned = [{"subjects": ["bear", "dog"], "concepts": ["me/both-sks:1", "me/both-v:1"]}]
@@ -138,7 +143,7 @@ def test_every_rule_has_its_counter_example() -> None:
     [
         ({"prompts": ["{horse}"]}, "no subject"),
         ({"prompts": ["{1} and {dog}"], "groups": [["dog"]]}, "places"),
-        ({"prompts": ["{1} and {2}"], "groups": [["dog"]]}, "none for its groups"),
+        ({"prompts": ["{1} and {2}"], "groups": [["dog"]]}, "no group has as many subjects"),
         ({"rows": [{"name": "x", "concepts": {"dog": "a/dog"}}]}, "ref for each subject"),
         ({"rows": [{"name": "x", "words": "noun"}] * 2}, "name of its own"),
         ({"seeds": True}, "seeds is True"),
