@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -107,6 +108,8 @@ def child(work: Callable[[], Any]) -> tuple[int, int]:
             with os.fdopen(write, "w") as file:
                 json.dump(work(), file)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write)
