@@ -16,6 +16,9 @@ Scope = Literal["prompt", "subject"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 """Where a mask acts: every row of K and V, or only the rows of the concept's own tokens."""
 
+TUNED: Final = "tune"
+"""`Provenance.method` of what joint tuning makes."""
+
 
 @dataclass(frozen=True)
 class Provenance:

@@ -9,10 +9,8 @@ tools/results/precision.{md,json} and density.png.
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +18,11 @@ import click
 import numpy as np
 import torch
 from measured import RESULTS, conditions, keep, said
+from subject_bench import SubjectBench
 
-from cones_registry import BaseModel, Concept, ConceptMask, Extractor, Generator, Registry
-from cones_registry.demo.judge import Judge
+from cones_registry import ConceptMask, Extractor
 from cones_registry.demo.learn import companions, learn
-from cones_registry.demo.measure import draw, group_trials, score, subject_trials
-from cones_registry.demo.subjects import SUBJECTS, Subject
+from cones_registry.demo.subjects import SUBJECTS
 from cones_registry.extraction import Extraction
 from cones_registry.extraction.gates import OPEN
 from cones_registry.factors import PRECISIONS
@@ -46,42 +43,6 @@ def graded(extraction: Extraction, precision: str) -> ConceptMask:
     return ConceptMask.from_indices(mask.table, indices, factors, precision=precision)  # type: ignore[arg-type]
 
 
-class Bench:
-    """The loaded model and a registry in memory."""
-
-    def __init__(self, source: str, count: int) -> None:
-        self.base, self.judge, self.count = BaseModel.load(source), Judge.load(), count
-        self.generator = Generator(self.base)
-        self.registry = Registry.create(f"memory://precision-{time.time_ns()}")
-
-    def push(self, subject: Subject, mask: ConceptMask, kind: str) -> Concept:
-        """Keep a mask of a subject."""
-        return self.registry.push(
-            f"{subject.name}-{kind}",
-            mask,
-            base=self.base,
-            scope="subject",
-            token=subject.token,
-            class_noun=subject.noun,
-        )
-
-    def alone(self, subject: Subject, concept: Concept) -> float:
-        """Share of pictures with the subject right."""
-        trials = subject_trials(subject, self.count)
-        composition = self.registry.resolve(concept.ref)
-        return score(self.judge, trials, draw(self.generator, trials, composition=composition))[
-            "thing"
-        ]
-
-    def pair(self, subjects: Sequence[Subject], concepts: Sequence[Concept]) -> float:
-        """Share of subjects right where two stand together."""
-        trials = group_trials(subjects, self.count // 2)
-        composition = self.registry.resolve(*(concept.ref for concept in concepts))
-        return score(self.judge, trials, draw(self.generator, trials, composition=composition))[
-            "thing"
-        ]
-
-
 @click.command()
 @click.option("--base", "source", default="demo", show_default=True)
 @click.option("--count", default=32, show_default=True, help="Pictures of each subject.")
@@ -90,7 +51,7 @@ class Bench:
 def main(source: str, count: int, steps: int | None, write: bool) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    bench = Bench(source, count)
+    bench = SubjectBench(source, count)
     extractor = Extractor(bench.base)
     learnt = []
     for subject in SUBJECTS:
@@ -113,45 +74,38 @@ def main(source: str, count: int, steps: int | None, write: bool) -> None:
 
 
 def precision_row(
-    bench: Bench, learnt: Sequence[Extraction], precision: str
+    bench: SubjectBench, learnt: Sequence[Extraction], precision: str
 ) -> dict[str, float | str]:
     """All subjects alone and all pairs, at one precision."""
-    concepts = [
-        bench.push(subject, graded(extraction, precision), precision)
+    concepts = {
+        subject: bench.push(subject, graded(extraction, precision), precision)
         for subject, extraction in zip(SUBJECTS, learnt, strict=True)
-    ]
-    alone = [bench.alone(*each) for each in zip(SUBJECTS, concepts, strict=True)]
-    pairs = [
-        bench.pair([SUBJECTS[one], SUBJECTS[two]], [concepts[one], concepts[two]])
-        for one, two in itertools.combinations(range(len(SUBJECTS)), 2)
-    ]
+    }
     row: dict[str, float | str] = {
         "precision": precision,
-        "alone": statistics.fmean(alone),
-        "pairs": statistics.fmean(pairs),
-        "bytes": statistics.fmean(concept.blob_bytes for concept in concepts),
+        "alone": statistics.fmean(bench.alone(concepts)),
+        "pairs": statistics.fmean(bench.pairs(concepts)),
+        "bytes": statistics.fmean(concept.blob_bytes for concept in concepts.values()),
     }
     click.echo(json.dumps(row), err=True)
     return row
 
 
 def density_row(
-    bench: Bench, learnt: Sequence[Extraction], density: float | None
+    bench: SubjectBench, learnt: Sequence[Extraction], density: float | None
 ) -> dict[str, float]:
     """All subjects alone, cut to one density; None: as learnt."""
     cut = [
         each if density is None or density >= each.density else each.cut(density) for each in learnt
     ]
-    concepts = [
-        bench.push(subject, each.mask, f"cut-{density or 'none'}".replace(".", "-"))
+    concepts = {
+        subject: bench.push(subject, each.mask, f"cut-{density or 'none'}".replace(".", "-"))
         for subject, each in zip(SUBJECTS, cut, strict=True)
-    ]
+    }
     row = {
         "density": statistics.fmean(each.density for each in cut),
-        "alone": statistics.fmean(
-            bench.alone(*each) for each in zip(SUBJECTS, concepts, strict=True)
-        ),
-        "bytes": statistics.fmean(concept.blob_bytes for concept in concepts),
+        "alone": statistics.fmean(bench.alone(concepts)),
+        "bytes": statistics.fmean(concept.blob_bytes for concept in concepts.values()),
     }
     click.echo(json.dumps(row), err=True)
     return row
@@ -160,7 +114,7 @@ def density_row(
 def page(
     rows: list[dict[str, float | str]],
     curve: list[dict[str, float]],
-    bench: Bench,
+    bench: SubjectBench,
     learnt: Sequence[Extraction],
 ) -> str:
     """Both tables."""

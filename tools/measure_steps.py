@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 import click
 import torch
 from measured import conditions, keep, said
+from subject_bench import SubjectBench
 
-from cones_registry import BaseModel, Extractor, Generator, Registry
-from cones_registry.demo.judge import Judge
+from cones_registry import Extractor
 from cones_registry.demo.learn import companions, learn
-from cones_registry.demo.measure import draw, group_trials, score, subject_trials
 from cones_registry.demo.subjects import SUBJECTS
 from cones_registry.extraction import Gates
 
@@ -37,15 +35,14 @@ FIRST_PASS = 16
 def main(source: str, steps: Sequence[int], count: int, write: bool) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    base, judge = BaseModel.load(source), Judge.load()
-    extractor, generator = Extractor(base), Generator(base)
-    registry = Registry.create(f"memory://steps-{time.time_ns()}")
-    beside = {subject.name: companions(base, subject) for subject in SUBJECTS}
+    bench = SubjectBench(source, count)
+    extractor = Extractor(bench.base)
+    beside = {subject.name: companions(bench.base, subject) for subject in SUBJECTS}
     rows: list[dict[str, Any]] = []
     for first in (0, FIRST_PASS):
         for number in steps:
             method = Gates(steps=number, warm_start=first)
-            alone, seconds, refs = [], [], {}
+            seconds, concepts = [], {}
             for subject in SUBJECTS:
                 began = time.process_time()
                 extraction = learn(
@@ -56,36 +53,18 @@ def main(source: str, steps: Sequence[int], count: int, write: bool) -> None:
                     progress=None,
                 )
                 seconds.append(time.process_time() - began)
-                concept = registry.push(
-                    subject.name,
-                    extraction.mask,
-                    base=base,
-                    scope="subject",
-                    token=subject.token,
-                    class_noun=subject.noun,
-                )
-                refs[subject.name] = concept.ref
-                trials = subject_trials(subject, count)
-                pictures = draw(generator, trials, composition=registry.resolve(concept.ref))
-                alone.append(score(judge, trials, pictures)["thing"])
-            pairs = []
-            for pair in combinations(SUBJECTS, 2):
-                trials = group_trials(pair, count // 2)
-                together = registry.resolve(*(refs[subject.name] for subject in pair))
-                pairs.append(
-                    score(judge, trials, draw(generator, trials, composition=together))["thing"]
-                )
+                concepts[subject] = bench.push(subject, extraction.mask, f"{first}-{number}")
             rows.append(
                 {
                     "first_pass": first,
                     "steps": number,
-                    "alone": alone,
-                    "pairs": pairs,
+                    "alone": bench.alone(concepts),
+                    "pairs": bench.pairs(concepts),
                     "seconds": fmean(seconds),
                 }
             )
             click.echo(json.dumps(rows[-1]), err=True)
-    record = {**conditions(base), "pictures": count, "rows": rows}
+    record = {**conditions(bench.base), "pictures": count, "rows": rows}
     text = page(record)
     click.echo(text)
     if write:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+from measured import RESULTS
 from reproduction_results import Found, MissingError, Table, listed, read, said_of
 
-RESULTS = Path(__file__).parent / "results"
 PAPER_ROW, OWN_ROW, BOUND_ROW, BASE_ROW = (
     "cones/prompt",
     "gates/subject",

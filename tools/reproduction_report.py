@@ -22,7 +22,6 @@ from cones_registry.evaluation.report import markdown
 from cones_registry.evaluation.scores import Scores, read_scores
 from cones_registry.evaluation.table import MEASURES, Table, make_table
 
-RESULTS = Path(__file__).parent / "results"
 OURS_BEST = "gates/subject"
 TITLE = "The table's shape on the demo base: one to four subjects"
 

@@ -24,9 +24,9 @@ from cones_registry.extraction.images import Sources
 from cones_registry.extraction.loss import DivergedError, denoising_losses
 from cones_registry.extraction.methods import Curve
 from cones_registry.extraction.subject_images import SubjectImages, gather_all
-from cones_registry.extraction.tuning import METHOD, TunedPart, TuneSettings, Tuning
+from cones_registry.extraction.tuning import TunedPart, TuneSettings, Tuning
 from cones_registry.extraction.weights import FlatWeights
-from cones_registry.manifest import Provenance
+from cones_registry.manifest import TUNED, Provenance
 from cones_registry.mask import ConceptMask
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _tuned(
     parts = []
     for mask, part in zip(graded, composition.parts, strict=True):
         provenance = Provenance(
-            method=METHOD,
+            method=TUNED,
             seed=seed,
             parameters={
                 **parameters,

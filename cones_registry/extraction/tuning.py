@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from cones_registry.layers import LayerTable
     from cones_registry.manifest import Scope
 
-METHOD = "tune"
-"""``Provenance.method`` of what joint tuning made."""
-
 
 @dataclass(frozen=True)
 class TuneSettings:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from cones_registry.catalog.reader import DEFAULT_TIMEOUT, concepts_of, run_query
 from cones_registry.catalog.syncing import SyncReport
 from cones_registry.errors import UsageError
-from cones_registry.manifest import Concept, Ref
+from cones_registry.manifest import TUNED, Concept, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.registry.bases import Base
 from cones_registry.registry.drafts import read_history
 from cones_registry.registry.lookup import NEWEST_FIRST, as_ref, find, find_version
 from cones_registry.registry.pulling import AnyRef, Pulling
 from cones_registry.registry.similar import Similar, nearest
-from cones_registry.registry.tuned import METHOD, tuned_for
+from cones_registry.registry.tuned import tuned_for
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
 from cones_registry.resolver.sketch import FORMAT
 from cones_registry.resolver.weighting import parse_weighted
@@ -146,7 +146,7 @@ class Reading(Pulling):
             composition = resolve(members, max_density=max_density)
             if not tuned:
                 return composition
-            candidates = find(state, method=METHOD, base=composition.base)
+            candidates = find(state, method=TUNED, base=composition.base)
             derived = tuned_for(composition, candidates)
             pairs = self._pull(state, derived)
             return resolve(pairs, max_density=max_density) if derived else composition

@@ -7,14 +7,11 @@ from collections.abc import Iterable
 from cones_registry.manifest import Concept
 from cones_registry.resolver import Composition
 
-METHOD = "tune"
-"""``Provenance.method`` of what joint tuning makes."""
-
 
 def tuned_for(composition: Composition, candidates: Iterable[Concept]) -> list[Concept]:
     """The newest whole run of joint tuning among `candidates` for this composition.
 
-    candidates: concepts whose method is METHOD, newest first. Empty if none was tuned for it:
+    candidates: concepts whose method is TUNED, newest first. Empty if none was tuned for it:
     a run counts only if it was made from the same masks at the same rows (equal composition
     digest), and all the parts that it made are there.
     """
