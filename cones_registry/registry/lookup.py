@@ -107,11 +107,11 @@ def _not_found(state: State, ref: Ref, removed: bool) -> NotFoundError:
         "AND (owner = ? OR name = ?) LIMIT 2000",
         [ref.owner, ref.name],
     ).to_pylist()
-    near = difflib.get_close_matches(
-        f"{ref.owner}/{ref.name}", [row["path"] for row in names], n=1, cutoff=0.5
-    )
+    path = f"{ref.owner}/{ref.name}"
+    near = difflib.get_close_matches(path, [row["path"] for row in names], n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else "See: cones list"
-    return NotFoundError(f"no concept {ref.owner}/{ref.name} ({quote(text)}). {hint}")
+    asked = "" if text == path else f" ({quote(text)})"
+    return NotFoundError(f"no concept {path}{asked}. {hint}")
 
 
 def _ref(version: Version) -> str:
