@@ -12,6 +12,7 @@ from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.tables import version_of
 from cones_registry.catalog.watchdog import Watchdog
+from cones_registry.digest import Digest
 from cones_registry.errors import LimitExceededError, UsageError
 from cones_registry.manifest import Concept
 
@@ -110,37 +111,50 @@ def versions_where(
     state: State, condition: str, params: Sequence[Any] = (), *, rest: str = ""
 ) -> list[Version]:
     """Versions for which an SQL condition of this package's own holds; `rest` follows it."""
-    if state.is_empty:
-        return []
     sql = f"SELECT * FROM concepts WHERE {condition} {rest}"
     return [version_of(row) for row in _rows(state, sql, params)]
 
 
 def _rows(state: State, sql: str, params: Sequence[Any]) -> list[dict[str, Any]]:
     """Rows for a statement of this package's own: no parsing, no time limit."""
+    if state.is_empty:
+        return []
     cursor = state.connection.cursor()
     try:
-        rows: list[dict[str, Any]] = (
-            cursor.sql(sql, params=list(params)).to_arrow_table().to_pylist()
-        )
-        return rows
+        # Not through Arrow: most answers are a row or two, and its tables cost more than those.
+        names = [column[0] for column in cursor.execute(sql, list(params)).description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         cursor.close()
 
 
+def any_of(columns: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+    """(SQL condition, its values): the columns hold one of the keys; at least one key.
+
+    One key is compared with `=`: four times as fast as a join with a list of one.
+    """
+    if len(keys) == 1:
+        return " AND ".join(f"{column} = ?" for column in columns), list(keys[0])
+    listed = ", ".join("unnest(?)" for _ in columns)
+    values = [list(column) for column in zip(*keys, strict=True)]
+    return f"({', '.join(columns)}) IN (SELECT ({listed}))", values
+
+
 def highest_versions(state: State, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """(owner, name) -> highest version, removed ones included, of the names that are there."""
-    if state.is_empty:
-        return {}
-    listed = sorted(names)
-    owners, concepts = [owner for owner, _ in listed], [name for _, name in listed]
+    condition, params = any_of(("owner", "name"), sorted(names))
     rows = _rows(
         state,
-        "SELECT owner, name, max(version) AS version FROM concepts WHERE (owner, name) IN "
-        "(SELECT (unnest(?), unnest(?))) GROUP BY ALL",
-        [owners, concepts],
+        f"SELECT owner, name, max(version) AS version FROM concepts WHERE {condition} GROUP BY ALL",
+        params,
     )
     return {(row["owner"], row["name"]): row["version"] for row in rows}
+
+
+def has_mask(state: State, digests: Iterable[Digest]) -> bool:
+    """Whether some version, in use or not, has one of these masks."""
+    condition, params = any_of(("mask_digest",), [(digest,) for digest in digests])
+    return bool(_rows(state, f"SELECT 1 FROM concepts WHERE {condition} LIMIT 1", params))
 
 
 def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import versions_where
+from cones_registry.catalog.reader import any_of, has_mask, versions_where
 from cones_registry.codec import read_ranks
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError, NotFoundError
@@ -30,7 +30,7 @@ def find_equal_masks(ledger: Ledger, drafts: list[Draft], pushed: set[Digest]) -
     # A handle that only pushes looks once; later pushes of others it meets as equal masks only
     # after its next read. What it misses costs a second blob, nothing else.
     state = ledger.state() if ledger.has_synced else ledger.fresh_now()
-    if not wanted & pushed and not _with_masks(state, wanted):
+    if not wanted & pushed and not has_mask(state, wanted):
         return
     # Only what is in use right now: the blobs of removed concepts may be pruned.
     found = _with_masks(ledger.fresh_now(), wanted)
@@ -74,8 +74,7 @@ def _history_of(ledger: Ledger, version: Version) -> tuple[Mapping[str, Any], ..
 def _with_masks(state: State, digests: set[Digest]) -> dict[Digest, list[Version]]:
     """mask digest -> versions in use with that mask."""
     found: dict[Digest, list[Version]] = {}
-    for version in versions_where(
-        state, "mask_digest IN (SELECT unnest(?)) AND NOT removed AND NOT pruned", [list(digests)]
-    ):
+    condition, params = any_of(("mask_digest",), [(digest,) for digest in digests])
+    for version in versions_where(state, f"{condition} AND NOT removed AND NOT pruned", params):
         found.setdefault(version.record["mask_digest"], []).append(version)
     return found

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import concepts_of, run_query, versions_where
+from cones_registry.catalog.reader import any_of, concepts_of, run_query, versions_where
 from cones_registry.catalog.tables import version_of
 from cones_registry.digest import quote
 from cones_registry.errors import NotFoundError, UsageError
@@ -50,12 +50,8 @@ def find_versions(state: State, refs: Sequence[Ref]) -> list[Version]:
     exact = {(ref.owner, ref.name, ref.version) for ref in refs if ref.version is not None}
     known: dict[tuple[Any, ...], Version] = {}
     if len(exact) > 1:
-        rows = versions_where(
-            state,
-            "(owner, name, version) IN (SELECT (unnest(?), unnest(?), unnest(?))) AND NOT removed",
-            [list(column) for column in zip(*exact, strict=True)],
-        )
-        for row in rows:
+        condition, params = any_of(("owner", "name", "version"), sorted(exact))
+        for row in versions_where(state, f"{condition} AND NOT removed", params):
             known[tuple(row.record[key] for key in ("owner", "name", "version"))] = row
     return [
         known.get((ref.owner, ref.name, ref.version)) or find_version(state, ref) for ref in refs
