@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from measured import conditions, said
 from PIL import Image
 from reproduction_plan import RIVALS, TUNED_ROW, WORLD_ROW
 
@@ -41,13 +41,15 @@ def write_report(plan: EvaluationPlan, work: Path, base: BaseModel, results: Pat
         for what, seconds in json.loads(file.read_text()).items():
             times[what] += seconds
     results.mkdir(exist_ok=True)
-    record = table.to_json() | {
-        "fingerprint": base.fingerprint,
-        "details": {scores.method: details(scores) for scores in found.values()},
-        "core_seconds": {what: round(seconds, 1) for what, seconds in times.items()},
-        "machine": f"{platform.machine()}, one thread a process",
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-    }
+    record = (
+        table.to_json()
+        | conditions(base)
+        | {
+            "details": {scores.method: details(scores) for scores in found.values()},
+            "core_seconds": {what: round(seconds, 1) for what, seconds in times.items()},
+            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        }
+    )
     (results / "table.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     text = markdown(table) + verdicts(table) + further(found) + shown(plan) + spent(times, base)
     (results / "table.md").write_text(text, "utf-8")
@@ -149,8 +151,7 @@ def spent(times: dict[str, float], base: BaseModel) -> str:
     lines = [
         "\n## Time\n",
         f"`tools/reproduce --part table`: {total / 60:.0f} minutes of one core "
-        f"({platform.machine()}, one thread a process, shared with other work). Base model "
-        f"{base.fingerprint}.\n",
+        f"(one thread a process, shared with other work). {said(conditions(base))}\n",
         "| stage | core seconds |",
         "|---|---:|",
         *(f"| {what} | {seconds:.0f} |" for what, seconds in sorted(times.items())),

@@ -14,6 +14,7 @@ from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
 from cones_registry.registry.byte_cache import ByteCache
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
+from cones_registry.resolver.weighting import no_scores
 
 DEFAULT_MASK_BYTES = 1 << 30
 _NO_MASK = ConceptMask.empty(LayerTable.from_shapes({"none": (1, 1)}))
@@ -70,11 +71,7 @@ class Compositions:
         """
         for each in concepts:
             if each.weight != 1 and not each.concept.ranked:
-                raise UsageError(
-                    f"{each.ref}: the concept keeps no scores, so nobody can say which of its "
-                    "neurons count most. Leave the weight out, or extract it again with "
-                    "--keep-scores"
-                )
+                raise no_scores(each.concept.ref)
         most = {(each.concept.mask_digest, each.weight): each.concept.density for each in concepts}
         if sum(density * weight for (_, weight), density in most.items()) <= DEFAULT_MAX_DENSITY:
             if concepts:

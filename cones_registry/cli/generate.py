@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import StoreUnavailableError, UsageError
 from cones_registry.picture_size import check_side
 
 from .session import Session
@@ -116,6 +116,12 @@ def command(
         check_side("height", size[1])
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"cannot draw to {out}: expected a name that ends in .png or .webp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"cannot make the folder {out.parent}: {error.strerror}. Draw to another place (--out)"
+        ) from error
     registry = session.open(read_only=True) if refs else None
     composition = registry.resolve(*refs, tuned=tuned) if registry else None
     if source is None and registry and composition:
@@ -166,7 +172,6 @@ def command(
         "concepts": [_recorded(member) for member in composition.members] if composition else [],
         "versions": library_versions(),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     for number, (request, picture) in enumerate(zip(requests, pictures, strict=True), start=1):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
         form = "webp" if path.suffix.lower() == ".webp" else "png"

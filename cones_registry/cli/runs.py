@@ -118,7 +118,7 @@ def read_lines(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
-        raise NotFoundError(f"no file {path}") from error
+        raise NotFoundError(f"no file {path}. Name a file of JSON lines, or - for stdin") from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8 text: {error}. Expected one JSON object a line"

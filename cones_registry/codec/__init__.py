@@ -195,7 +195,9 @@ def load_file(path: str | os.PathLike[str]) -> ConceptMask:
     try:
         data = source.read_bytes()
     except FileNotFoundError as error:
-        raise NotFoundError(f"no file {str(source)!r}") from error
+        raise NotFoundError(
+            f"no file {str(source)!r}. Name a file that `cones extract --out` wrote"
+        ) from error
     except OSError as error:
         raise StoreUnavailableError(f"cannot read {str(source)!r}: {error.strerror}") from error
     try:

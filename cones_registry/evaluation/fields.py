@@ -18,7 +18,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"no file {path}") from error
+        raise NotFoundError(
+            f"no file {path}. Name one that `cones evaluate` reads or wrote"
+        ) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{path} is no text file") from error
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cones_registry.cache_folder import cache_folder
 from cones_registry.digest import sha256_bytes
 from cones_registry.extraction.stock import draw_latents
 
@@ -24,12 +24,8 @@ _DIGEST_BYTES = 71  # "sha256:" and 64 digits
 
 
 def default_cache_folder() -> Path:
-    """``$CONES_CACHE`` or the user's cache folder, subfolder ``class-pictures``."""
-    own = os.environ.get("CONES_CACHE")
-    if own:
-        return Path(own) / "class-pictures"
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "cones" / "class-pictures"
+    """Subfolder ``class-pictures`` of this machine's cache (``$CONES_CACHE`` says where)."""
+    return cache_folder() / "class-pictures"
 
 
 def class_latents(

@@ -147,9 +147,7 @@ class Generator:
         fresh_scheduler(self.base.pipeline.scheduler, scheduler)
         reason = unservable_reason(self.base.denoiser)
         if reason is not None:
-            _check_in_place(self.base, planned, settings, reason)
-            _LOGGER.warning("K/V rows are not served (%s): one mask at a time, in place", reason)
-            return self._in_place(requests, planned, settings)
+            return self._in_place(requests, planned, settings, reason)
         return self._batches(requests, planned, settings, batch_size or max(len(requests), 1))
 
     def _batches(
@@ -159,12 +157,10 @@ class Generator:
         settings: Settings,
         batch_size: int,
     ) -> Iterator[Image]:
+        # Asked again: since the pictures were asked for, others may have changed the model.
         reason = unservable_reason(self.base.denoiser)
         if reason is not None:
-            _LOGGER.warning(
-                "K/V rows are not served here (%s): one mask at a time, in place", reason
-            )
-            yield from self._in_place(requests, planned, settings)
+            yield from self._in_place(requests, planned, settings, reason)
             return
         install(self.base.denoiser)
         for start in range(0, len(requests), batch_size):
@@ -183,6 +179,14 @@ class Generator:
         return [pictures[number] for number in range(len(requests))]
 
     def _in_place(
+        self, requests: list[Request], planned: list[Branches], settings: Settings, reason: str
+    ) -> Iterator[Image]:
+        """Pictures by shutting weights, if that can do what is asked for; checked at once."""
+        _check_in_place(self.base, planned, settings, reason)
+        _LOGGER.warning("K/V rows are not served (%s): one mask at a time, in place", reason)
+        return self._one_by_one(requests, planned, settings)
+
+    def _one_by_one(
         self, requests: list[Request], planned: list[Branches], settings: Settings
     ) -> Iterator[Image]:
         for request, plan in zip(requests, planned, strict=True):

@@ -6,12 +6,11 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
-import platformdirs
 from ulid import ULID
 
+from cones_registry.cache_folder import cache_folder
 from cones_registry.catalog.clock import Clock, parse_stamp
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.documents import seal, unseal
@@ -31,12 +30,6 @@ from cones_registry.store import KeyExistsError, Store
 
 ROOT_KEY: Final = "cones.json"
 LAYOUT: Final = 1
-
-
-def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where local copies are kept: `folder`, else `CONES_CACHE`, else the user's cache folder."""
-    chosen = folder or os.environ.get("CONES_CACHE") or platformdirs.user_cache_path("cones")
-    return Path(chosen).expanduser().absolute()
 
 
 class Ledger:

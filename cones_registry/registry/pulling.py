@@ -14,7 +14,7 @@ from cones_registry.ranking import Ranks, cut
 from cones_registry.registry.bases import Bases
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find_versions
-from cones_registry.resolver.weighting import check_weight
+from cones_registry.resolver.weighting import check_weight, no_scores
 
 AnyRef = str | Ref | Concept
 
@@ -123,10 +123,7 @@ class Pulling:
             return mask
         ranks = self._ranks(concept)
         if ranks is None:
-            raise UsageError(
-                f"{concept.ref} keeps no scores, so nobody can say which of its {len(mask)} "
-                "neurons count most. Extract it again with --keep-scores, or push it with scores="
-            )
+            raise no_scores(concept.ref)
         return cut(mask, ranks, count)
 
     def _share(self, concept: Concept, mask: ConceptMask, weight: float) -> ConceptMask:

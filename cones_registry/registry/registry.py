@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -21,9 +21,6 @@ from cones_registry.registry.quotas import Quotas
 from cones_registry.registry.reading import AnyRef, Reading
 from cones_registry.registry.upkeep import Upkeep
 from cones_registry.store import open_store
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_OWNER: Final = "local"
 """Owner of refs that name none."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from cones_registry.cache_folder import cache_folder
 from cones_registry.catalog.reader import versions_where
 from cones_registry.manifest import Concept, Ref
 from cones_registry.registry import archives, compaction, exporting, pruning
@@ -163,6 +164,4 @@ class Upkeep:
 
 def local_blob_cache() -> BlobCache:
     """The blob cache of this machine, which all registries share, without any registry."""
-    from cones_registry.registry.ledger import cache_folder
-
     return BlobCache(None, cache_folder() / "blobs")

@@ -39,6 +39,14 @@ def check_weight(weight: float, where: str) -> float:
     return float(weight)
 
 
+def no_scores(ref: str) -> UsageError:
+    """What is wrong with a share of a version that was pushed without scores."""
+    return UsageError(
+        f"{ref} keeps no scores, so nobody can say which of its neurons count most. Take the whole "
+        "mask, or extract it again with --keep-scores (push it with scores=)"
+    )
+
+
 def format_weighted(ref: str, weight: float) -> str:
     """Inverse of `parse_weighted`."""
     return ref if weight == 1 else f"{ref}*{weight:g}"
