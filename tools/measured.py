@@ -15,13 +15,20 @@ from cones_registry import BaseModel
 RESULTS = Path(__file__).parent / "results"
 
 
+def machine() -> str:
+    """This machine, its threads and its load."""
+    threads = torch.get_num_threads()
+    return (
+        f"{platform.platform()}, {os.cpu_count()} CPUs, "
+        f"{threads} thread{'s' if threads != 1 else ''}, load {os.getloadavg()[0]:.1f}"
+    )
+
+
 def conditions(base: BaseModel) -> dict[str, str]:
     """What a figure was measured with: base model, machine with its load, torch."""
-    threads = torch.get_num_threads()
     return {
         "fingerprint": base.fingerprint,
-        "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, "
-        f"{threads} thread{'s' if threads != 1 else ''}, load {os.getloadavg()[0]:.1f}",
+        "machine": machine(),
         "torch": torch.__version__,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,19 @@ def draw_composition(composition: Composition, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_statistics(found: Statistics, path: Path) -> None:
+def draw_statistics(
+    found: Statistics,
+    path: Path,
+    *,
+    forms: Sequence[tuple[str, int]],
+    densities: Sequence[str],
+) -> None:
     """Bytes of each form on a logarithmic axis, and how many versions have which density.
 
     Args:
         found: what a registry holds.
+        forms: (name, bytes) of what the versions take here, and in other forms.
+        densities: names of the classes of `found.densities`.
         path: PNG, SVG or PDF by its suffix.
 
     Raises:
@@ -73,13 +82,12 @@ def draw_statistics(found: Statistics, path: Path) -> None:
             written.
     """
     from .output import size
-    from .stats import density_names, forms
 
     if not found.versions:
         raise UsageError("an empty registry has no sizes to draw. Push a concept first")
     figure = _figure(path, 12, 4.5)
     left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
-    names, sizes = zip(*forms(found), strict=True)
+    names, sizes = zip(*forms, strict=True)
     colours = ["tab:green", *["tab:gray"] * (len(sizes) - 1)]
     left.barh(range(len(sizes)), [max(taken, 1) for taken in sizes], color=colours, log=True)
     left.set_yticks(range(len(sizes)), names)
@@ -91,7 +99,7 @@ def draw_statistics(found: Statistics, path: Path) -> None:
     left.set_xlabel("bytes (logarithmic)")
     left.set_title(f"{found.versions:,} versions of {found.concepts:,} concepts as")
     right.bar(range(len(found.densities)), found.densities)
-    labels = [name.replace(" to ", "–").replace("up–", "≤ ") for name in density_names()]
+    labels = [name.replace(" to ", "–").replace("up–", "≤ ") for name in densities]
     right.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
     right.set_ylabel("versions")
     right.yaxis.get_major_locator().set_params(integer=True)

@@ -41,7 +41,7 @@ def command(session: Session, list_store: bool, plot: Path | None) -> None:
     if plot is not None:
         from .figures import draw_statistics
 
-        draw_statistics(found, plot)
+        draw_statistics(found, plot, forms=forms(found), densities=density_names())
         output.message(f"drew {plot}")
     if output.as_json:
         output.document(found.to_json())

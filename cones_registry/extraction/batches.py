@@ -24,23 +24,7 @@ if TYPE_CHECKING:
     from cones_registry.extraction.examples import Example
     from cones_registry.extraction.materials import Materials
     from cones_registry.extraction.noise import NoiseSchedule
-    from cones_registry.extraction.settings import ExtractionSettings
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """What the loss weighs.
-
-    scope: "subject" (θ is learnt at the subject's rows) or "prompt" (at every row).
-    collage_share: share of each batch in which the subject is in company, where collages exist.
-    prior_weight: of the class pictures' loss; 0 leaves it out.
-    towards_noise: 0 draws timesteps evenly, more draws more of them from the noisy end.
-    """
-
-    scope: str
-    collage_share: float
-    prior_weight: float
-    towards_noise: float
+    from cones_registry.extraction.settings import ExtractionSettings, LossSettings
 
 
 @dataclass(frozen=True)

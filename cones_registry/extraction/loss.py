@@ -10,13 +10,13 @@ import torch
 
 from cones_registry.attention import RowEdit, project_rows, serve
 from cones_registry.errors import ConesError
-from cones_registry.extraction.batches import LossSettings as LossSettings
 from cones_registry.extraction.conditioning import added_conditions, picture_size
 
 if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction.batches import Batches, Draw
     from cones_registry.extraction.noise import NoiseSchedule
+    from cones_registry.extraction.settings import LossSettings
     from cones_registry.extraction.weights import FlatWeights
 
 

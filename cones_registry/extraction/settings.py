@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cones_registry.errors import UsageError
-from cones_registry.extraction.loss import LossSettings
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Scope
@@ -14,6 +13,22 @@ if TYPE_CHECKING:
 
 Rows = Literal["phrase", "token", "padding"]
 ROWS: Final[tuple[str, ...]] = get_args(Rows)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What the loss weighs.
+
+    scope: "subject" (θ is learnt at the subject's rows) or "prompt" (at every row).
+    collage_share: share of each batch in which the subject is in company, where collages exist.
+    prior_weight: of the class pictures' loss; 0 leaves it out.
+    towards_noise: 0 draws timesteps evenly, more draws more of them from the noisy end.
+    """
+
+    scope: str
+    collage_share: float
+    prior_weight: float
+    towards_noise: float
 
 
 @dataclass(frozen=True)
