@@ -179,8 +179,8 @@ def score(
     documents = []
     for folder in folders:
         gallery = read_gallery(folder, references=given, method=method)
-        with session.output.progress(gallery.method) as bar:
-            scores = score_gallery(gallery, measure, on_progress=bar.update)
+        with session.output.progress(gallery.method) as update:
+            scores = score_gallery(gallery, measure, on_progress=update)
         scores.write(folder / KEY)
         documents.append({"file": str(folder / KEY), "pictures": len(scores.pictures)})
         if not session.output.as_json:

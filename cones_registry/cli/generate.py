@@ -149,10 +149,10 @@ def command(
         "scheduler": scheduler,
         "mask_unconditional": mask_unconditional,
     }
-    with session.output.progress("drawing") as progress:
+    with session.output.progress("drawing") as update:
 
         def on_step(pipeline: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            progress.update(step + 1, pipeline.num_timesteps)
+            update(step + 1, pipeline.num_timesteps)
             return tensors
 
         pictures = Generator(base).generate(requests, on_step=on_step, **settings)

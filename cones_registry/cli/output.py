@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TextIO
+
+from cones_registry.progress_bar import Update, progress_bar
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 # Wide enough that no row of a table in a pipe is ever wrapped or cut.
@@ -41,19 +43,6 @@ def counted(count: int, noun: str) -> str:
 
 class ReaderGoneError(Exception):
     """The reader of a pipe (head, less) has seen enough."""
-
-
-class Progress(Protocol):
-    """What long work reports to: `update` with done and total steps, and words beside the bar."""
-
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show `done` of `total`, with `note` (loss, density, rate) beside the bar."""
-        ...
-
-
-class _Silent:
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Nobody is watching."""
 
 
 class Output:
@@ -129,32 +118,9 @@ class Output:
         writer.writerows(rows)
         self.line(text.getvalue().rstrip("\n"))
 
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
+    def progress(self, title: str) -> AbstractContextManager[Update]:
         """A progress bar named `title` while the block runs, on a terminal only."""
-        if not self._stderr.isatty():
-            yield _Silent()
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Bar(*columns, console=Console(file=self._stderr), transient=True) as bar:
-            task = bar.add_task(title, total=None, note="")
-
-            class Shown:
-                def update(self, done: int, total: int, note: str = "") -> None:
-                    """Move the bar."""
-                    bar.update(task, completed=done, total=total, note=note)
-
-            yield Shown()
+        return progress_bar(title, self._stderr)
 
     def _render(self, console_class: Any, table: Any) -> None:
         stream = self._stdout

@@ -130,13 +130,11 @@ def shown_progress(
     session: Session, title: str, noun: str
 ) -> Iterator[Callable[[RunProgress], None]]:
     """What a run reports to: a bar with its rate, on a terminal."""
-    with session.output.progress(title) as bar:
+    with session.output.progress(title) as update:
 
         def on_progress(progress: RunProgress) -> None:
             failed = f", {progress.failed} failed" if progress.failed else ""
-            bar.update(
-                progress.done, progress.total, f"{progress.rate:.2f} {noun}s a second{failed}"
-            )
+            update(progress.done, progress.total, f"{progress.rate:.2f} {noun}s a second{failed}")
 
         try:
             yield on_progress

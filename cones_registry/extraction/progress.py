@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from cones_registry.progress_bar import progress_bar
+
 
 @dataclass(frozen=True)
 class Step:
@@ -37,27 +39,14 @@ def reporting(progress: Progress, title: str) -> Iterator[OnStep]:
     if callable(progress):
         yield progress
         return
-    if not progress or not sys.stderr.isatty():
+    if not progress:
         yield _silent
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, note="")
+    with progress_bar(title, sys.stderr) as update:
 
         def show(step: Step) -> None:
             density = "" if step.density is None else f"  density {step.density:.1%}"
-            note = f"loss {step.loss:.4f}{density}"
-            bar.update(task, completed=step.number, total=step.total, note=note)
+            update(step.number, step.total, f"loss {step.loss:.4f}{density}")
 
         yield show
 

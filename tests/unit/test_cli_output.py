@@ -70,6 +70,6 @@ def test_csv_quotes_what_needs_quotes() -> None:
 
 def test_progress_is_silent_where_nobody_watches() -> None:
     output, data, messages = written()
-    with output.progress("learning") as progress:
-        progress.update(1, 2, "loss 0.5")
+    with output.progress("learning") as update:
+        update(1, 2, "loss 0.5")
     assert data.getvalue() == messages.getvalue() == ""
