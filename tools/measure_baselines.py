@@ -200,8 +200,8 @@ def _page(record: dict[str, object], table: str) -> str:
         "`evaluation/baselines/method.py`. "
         "Steps of one learning rate are points of one run of 300, batches of 8 and half as many "
         "class pictures on top (none for Textual Inversion). Textual Inversion was given more "
-        "learning rates, as no picture of it shows the ornament: it learns shape and colour "
-        "(loss and pictures agree), which is all that one word of this base model can say. "
+        "learning rates, as few of its pictures show the ornament: it learns shape and colour "
+        "(loss and pictures agree), which is most of what one word of this base model can say. "
         "Seconds include class pictures and the load of a shared machine.\n\n"
         f"Base {record['fingerprint']}; {record['machine']}; {versions}; one seed.\n\n{table}\n"
     )

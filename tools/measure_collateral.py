@@ -84,6 +84,21 @@ def without_harmful(masks: Masks, harm: dict[str, np.ndarray], share: float) -> 
     return found
 
 
+def without_random(masks: Masks, share: float) -> Masks:
+    """Each mask without ``share`` of its neurons, drawn by chance: what any thinning does."""
+    generator = np.random.default_rng(11)
+    return [
+        ConceptMask.from_dense(
+            {
+                name: (member := mask.to_dense(name)) & (generator.random(member.shape) >= share)
+                for name in mask.table.names
+            },
+            table=mask.table,
+        )
+        for mask in masks
+    ]
+
+
 def with_layer_limit(masks: Masks, scores: list[dict[str, np.ndarray]], limit: float) -> Masks:
     """Each mask with at most ``limit`` of any layer, its neurons of highest score."""
     found = []
@@ -131,6 +146,8 @@ def main(source: str, method: str, steps: int | None, count: int, write: bool) -
         "without the half that harms ordinary prompts most": lambda: without_harmful(
             masks, harm, 0.5
         ),
+        "without a tenth drawn by chance": lambda: without_random(masks, 0.1),
+        "without half drawn by chance": lambda: without_random(masks, 0.5),
         "at most 5 % of any layer": lambda: with_layer_limit(masks, scores, 0.05),
     }
     lines = [
