@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import torch
-from measured import conditions, keep
+from measured import RESULTS, conditions, keep
 from PIL import Image
 
 from cones_registry import BaseModel, Composition, ConceptMask, Extractor, Generator, encode
@@ -164,6 +164,9 @@ def main(
             "rows": rows,
         }
         keep("tuning", record, _page(record, table))
+        _stacked(sorted(work.glob("subject-*.png"), key=lambda file: len(file.stem))).save(
+            RESULTS / "tuning.png", optimize=True
+        )
 
 
 def _measure(
@@ -193,6 +196,17 @@ def _measure(
         title = f"{scope}: {' + '.join(s.phrase for s in members)}, {kind}"
         strips.append(Strip(title, (("", tuple(pictures[:SHOWN])),)))
     return rows, strips
+
+
+def _stacked(files: Sequence[Path]) -> Image.Image:
+    """Contact sheets one above the other."""
+    sheets = [Image.open(file) for file in files]
+    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
 
 
 def _table(rows: list[dict[str, object]]) -> str:
@@ -244,7 +258,8 @@ def _page(record: dict[str, object], table: str) -> str:
         "does. Bytes: all masks of the row, factors in float16. Seconds under the load of a shared "
         "machine.\n\n"
         f"Base {record['fingerprint']}; {record['machine']}; torch {record['torch']}; one seed.\n\n"
-        f"{table}\n"
+        f"{table}\n\n"
+        "![Sets of subjects in scope subject, as learnt and tuned](tuning.png)\n"
     )
 
 

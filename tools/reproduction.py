@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import torch
 from filelock import FileLock
+from measured import RESULTS
 from reproduction_claims import write_claims
 from reproduction_plan import (
     OURS,
@@ -34,7 +35,7 @@ from reproduction_plan import (
     write_subjects,
     write_world_row,
 )
-from reproduction_report import RESULTS, write_report
+from reproduction_report import write_report
 
 from cones_registry import BaseModel, Extractor, Registry
 from cones_registry.batch import Compositions, LocalEngine
