@@ -23,7 +23,10 @@ PAPER_ROW, OWN_ROW, BOUND_ROW, BASE_ROW = (
     "base, described in full",
     "base, class noun",
 )
-RIVAL_ROWS = ("textual-inversion", "dreambooth", "custom-diffusion")
+RIVAL_ROWS = (
+    *("textual-inversion", "textual-inversion, rate 0.03", "dreambooth"),
+    *("custom-diffusion", "custom-diffusion, rate 0.003"),
+)
 MISSING = "not measured yet"
 HOW_TO_READ = """\
 Cones, arXiv 2303.05125. The demo base is a small model of a rendered world: what holds here holds
@@ -155,6 +158,63 @@ def attention_moves(results: Path) -> Found:
     return measured, "holds" if clear else "**not seen clearly here**"
 
 
+def own_words_are_enough(results: Path) -> Found:
+    """Subject's rows against every row."""
+    rows = read(results, "scope")["rows"]
+    shares = {}
+    for name in ("phrase", "prompt"):
+        alone = statistics.fmean(each for seed in rows[name]["alone"] for each in seed)
+        pairs = statistics.fmean(
+            each["all"] for seed in rows[name]["pairs"] for each in seed.values()
+        )
+        shares[name] = (alone, pairs)
+    own, whole = shares["phrase"], shares["prompt"]
+    measured = (
+        f"subject right alone {own[0]:.2f}, both of a pair {own[1]:.2f}; with every row masked "
+        f"{whole[0]:.2f} and {whole[1]:.2f}"
+    )
+    return measured, said_of([("own words", own[0] >= whole[0] and own[1] >= whole[1])])
+
+
+def collateral_lessens(results: Path) -> Found:
+    """Remedies against what masks on every row do to ordinary prompts."""
+    rows = {row["remedy"]: row for row in read(results, "collateral")["rows"]}
+    plain = rows["none"]
+    helps = [
+        name
+        for name, row in rows.items()
+        if name not in ("no mask", "none")
+        and row["alone"] >= plain["alone"] - 0.02
+        and row["ordinary"] > plain["ordinary"] + 0.02
+    ]
+    shown = [
+        f"{name} {row['alone']:.2f} / {row['ordinary']:.2f}"
+        for name, row in rows.items()
+        if name != "no mask"
+    ]
+    measured = "subject alone / ordinary prompts, whole-prompt masks: " + "; ".join(shown)
+    if not helps:
+        return measured, "**does not hold**: what spares other prompts loses the subject"
+    return measured, "holds: " + ", ".join(helps)
+
+
+def fewer_steps_are_enough(results: Path) -> Found:
+    """The default's gradients against those of a warm start."""
+    rows = read(results, "steps")["rows"]
+    whole = max((row for row in rows if not row["first_pass"]), key=lambda row: row["steps"])
+    quick = next(row for row in rows if row["first_pass"] and row["steps"] == 100)
+    (slow, slow_pair), (fast, fast_pair) = (
+        (statistics.fmean(row["alone"]), statistics.fmean(row["pairs"])) for row in (whole, quick)
+    )
+    gradients = quick["steps"] + quick["first_pass"]
+    measured = (
+        f"`gates`, {whole['steps']} gradients: subject right {slow:.2f}, each of a pair "
+        f"{slow_pair:.2f}; `quick-gates`, {gradients}: {fast:.2f} and {fast_pair:.2f}"
+    )
+    near = fast >= slow - 0.05 and fast_pair >= slow_pair - 0.05
+    return measured, "holds within 5 points" if near else "**does not hold**"
+
+
 def page(name: str) -> Callable[[Path], Found]:
     """A claim whose page says it in tables."""
 
@@ -194,12 +254,14 @@ PAPER: Final = (
     Claim("The subject's words are heard where the subject is", "attention", attention_moves),
 )
 OWN: Final = (
-    Claim("A mask need act at the subject's own words alone", "scope", page("scope")),
+    Claim("A mask need act at the subject's own words alone", "scope", own_words_are_enough),
     Claim(
-        "General neurons can be left out (CNS, arXiv 2510.02296)", "collateral", page("collateral")
+        "Leaving out general or harmful neurons lessens collateral (CNS, arXiv 2510.02296)",
+        "collateral",
+        collateral_lessens,
     ),
     Claim("Methods, scopes and densities", "extraction", page("extraction")),
-    Claim("Fewer steps give the same masks", "steps", page("steps")),
+    Claim("Fewer steps give the same masks", "steps", fewer_steps_are_enough),
     Claim("How the rivals were tuned", "baselines", page("baselines")),
 )
 

@@ -95,7 +95,10 @@ def _compared(ours: Any, rivals: Sequence[Any], counts: Sequence[int]) -> list[s
                 row.method: row.cells[measure][count].mean
                 for row in rivals
                 if count in row.cells[measure]
-                and (measure == "presence" or row.method in ("custom-diffusion", "dreambooth"))
+                and (
+                    measure == "presence"
+                    or RIVALS[row.method]["baseline"] in ("custom-diffusion", "dreambooth")
+                )
             }
             if own is None or not named:
                 continue

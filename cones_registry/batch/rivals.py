@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cones_registry.base_model import BaseModel
 from cones_registry.batch.report import Progress
-from cones_registry.errors import ConesError, UsageError
-from cones_registry.evaluation.fields import write_object
+from cones_registry.errors import ConesError, ConflictError, UsageError
+from cones_registry.evaluation.fields import read_object, write_object
 from cones_registry.evaluation.plan import EvaluationPlan, Item
 from cones_registry.evaluation.rows import Row
 
@@ -36,6 +36,7 @@ def draw_rival(
     work: dict[tuple[str, ...], list[Item]] = {}
     for item in plan.items:
         work.setdefault(plan.training_set(row, item), []).append(item)
+    _require_same_training(plan, row, folder)
     done, total = 0, sum(item.count for item in plan.items)
     sizes: dict[str, dict[str, Any]] = _read_record(folder)
     trainer = _Trainer(plan, row, folder, base)
@@ -83,6 +84,33 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _require_same_training(plan: EvaluationPlan, row: Row, folder: Path) -> None:
+    """ConflictError if the folder's pictures were made with other settings than the plan's now."""
+    file = folder / "settings.json"
+    settings = {
+        "baseline": row.baseline,
+        "training_steps": row.steps,
+        "learning_rate": row.learning_rate,
+        "sets": None if row.sets is None else [list(names) for names in row.sets],
+        "steps": plan.steps,
+        "guidance": plan.guidance,
+    }
+    if not file.exists():
+        write_object(file, settings)
+        return
+    before = read_object(file)
+    if before != settings:
+        changed = ", ".join(
+            f"{key} {before.get(key)} and now {value}"
+            for key, value in settings.items()
+            if before.get(key) != value
+        )
+        raise ConflictError(
+            f"{folder} holds pictures of row {row.name!r} as it was: {changed}. Give the row "
+            "another name, draw to another folder (--out), or remove this one"
+        )
+
+
 class _Trainer:
     """A rival's models for sets of subjects, kept in the row's folder where they are small."""
 
@@ -120,6 +148,7 @@ class _Trainer:
             self._base,
             [SubjectImages(each.images, each.token, each.noun) for each in subjects],
             steps=self._row.steps,
+            learning_rate=self._row.learning_rate,
         )
 
 

@@ -48,7 +48,8 @@ class Row:
     Exactly one of these says what draws:
     concepts: subject -> ref of its mask. words: the base model alone, told "noun" (lower bound) or
     "description". baseline: name of a rival, trained on the subjects' pictures for ``steps`` each
-    (None: its own). pictures: "references", the subjects' own real pictures (upper bound).
+    at ``learning_rate`` (None: its own, which did best on the demo base). pictures: "references",
+    the subjects' own real pictures (upper bound).
 
     sets: for a rival, subjects that are trained jointly beside those that stand together in a
     prompt; a prompt is drawn by the smallest set that holds its subjects.
@@ -61,6 +62,7 @@ class Row:
     words: Words | None = None
     baseline: str | None = None
     steps: int | None = None
+    learning_rate: float | None = None
     pictures: str | None = None
     sets: tuple[tuple[str, ...], ...] | None = None
     tuned: Mapping[frozenset[str], tuple[str, ...]] | None = None
@@ -133,7 +135,10 @@ def parse_row(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> Row:
     if not isinstance(value, dict) or not field(value, "name", str, "").strip():
         raise UsageError(f"row {quote(value)} has no name")
     what = f"row {quote(value['name'])}"
-    only(value, what, "name", "concepts", "words", "baseline", "steps", "pictures", "sets", "tuned")
+    only(
+        *(value, what, "name", "concepts", "words", "baseline"),
+        *("steps", "learning_rate", "pictures", "sets", "tuned"),
+    )
     kinds = [key for key in ("concepts", "words", "baseline", "pictures") if key in value]
     if len(kinds) != 1:
         raise UsageError(f"{what} needs exactly one of concepts, words, baseline and pictures")
@@ -143,10 +148,13 @@ def parse_row(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> Row:
         value.get("words"),
         value.get("baseline"),
         field(value, "steps", int, 0) or None,
+        field(value, "learning_rate", float, 0.0) or None,
         value.get("pictures"),
         tuple(parse_group(each, subjects) for each in field(value, "sets", list, [])) or None,
         dict(_tuned(each, what, subjects) for each in field(value, "tuned", list, [])) or None,
     )
+    if row.learning_rate is not None and (row.baseline is None or not 0 < row.learning_rate < 1):
+        raise UsageError(f"{what}: learning_rate goes with a baseline, above 0 and below 1")
     if row.tuned and row.concepts is None:
         raise UsageError(f"{what}: tuned goes with concepts")
     if row.concepts is not None and set(row.concepts) != set(subjects):

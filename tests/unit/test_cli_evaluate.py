@@ -108,6 +108,15 @@ def test_a_plan_becomes_pictures_scores_and_a_table(
     assert lost.read_bytes() == before
     assert (run / "cones-subject" / ours["pictures"][0]["file"]).stat().st_mtime_ns == ours_stamp
     assert keeps_to("gallery", run / "custom-diffusion" / "gallery.json") == rival
+    # A folder never mixes pictures of two trainings.
+    content = json.loads(plan.read_text())
+    content["rows"][2]["learning_rate"] = 0.01
+    other = plan.with_name("other.json")
+    other.write_text(json.dumps(content))
+    changed = [str(other) if each == str(plan) else each for each in generate]
+    capsys.readouterr()
+    assert cli.run([*changed, "--row", "custom-diffusion"]) == 11
+    assert "learning_rate None and now 0.01" in capsys.readouterr().err
     assert stamp  # the first prompt's pictures were drawn together again, with the same result
 
     score = ["evaluate", "score", *folders, "--clip", str(clip_folder)]
