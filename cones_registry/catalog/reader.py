@@ -128,6 +128,13 @@ def _rows(state: State, sql: str, params: Sequence[Any]) -> list[dict[str, Any]]
         cursor.close()
 
 
+def refs_of(state: State | None) -> set[str]:
+    """Every version there is, removed ones included."""
+    if state is None:
+        return set()
+    return {row["ref"] for row in _rows(state, "SELECT ref FROM concepts", [])}
+
+
 def any_of(columns: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
     """(SQL condition, its values): the columns hold one of the keys; at least one key.
 

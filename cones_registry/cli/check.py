@@ -49,4 +49,10 @@ def command(session: Session, read_data: bool, rebuild: bool) -> None:
             f"{counted(len(report.problems), 'problem')} in {registry.url}."
             + ("" if rebuild else " To restore what can be: cones check --rebuild")
         )
+    if report.gaps and not report.versions:
+        output.message(
+            "no commit is in the log, though version numbers are reserved. If anything was pushed "
+            "here, the log is lost: cones check --rebuild"
+        )
+        return
     output.message("all is well")

@@ -15,7 +15,7 @@ class Problem:
     """One thing that is wrong.
 
     Attributes:
-        kind: "corrupt", "dangling", "size", "base", "unreserved".
+        kind: "corrupt", "dangling", "size", "base", "unreserved", "lost", "ambiguous".
         where: key or ref.
         message: what is wrong with it.
     """

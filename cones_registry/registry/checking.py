@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
 
 from cones_registry.catalog import segments, snapshots
-from cones_registry.catalog.copy import State
+from cones_registry.catalog.clock import Clock
+from cones_registry.catalog.copy import LocalCopy, State
+from cones_registry.catalog.documents import unseal
 from cones_registry.catalog.fold import Key, Version
-from cones_registry.catalog.reader import versions_where
+from cones_registry.catalog.reader import refs_of, versions_where
+from cones_registry.catalog.syncing import Syncer
 from cones_registry.codec import decode
 from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError
@@ -18,6 +24,9 @@ from cones_registry.registry.check_report import CheckReport
 from cones_registry.registry.ledger import Ledger, read_root
 from cones_registry.registry.pruning import blob_entries
 from cones_registry.store import Entry
+
+_SEALED: Final = {"bases/": "base", "quotas/": "quota", "purged/": "purged", "receipts/": "receipt"}
+"""Folder of small documents -> their kind."""
 
 
 class Checker:
@@ -37,13 +46,19 @@ class Checker:
             self._read_log()
         # Blobs and reservations before the catalogue: what is pushed meanwhile is then known.
         blobs = blob_entries(self._ledger)
+        named = [
+            (each, entry)
+            for entry in store.list(reservations.PREFIX)
+            if (each := reservations.parse_key(entry.key))
+        ]
         reserved = {
             (each.owner, each.name, each.number): entry
-            for entry in store.list(reservations.PREFIX)
-            if (each := reservations.parse_key(entry.key)) and each.alias is None
+            for each, entry in named
+            if each.alias is None
         }
         try:
             state = self._ledger.fresh_now()
+            self._compare_with_log(state)
         except CorruptDataError as error:
             self._report.note(
                 "corrupt", "log", f"{error}. To make the catalogue again: cones check --rebuild"
@@ -54,8 +69,31 @@ class Checker:
         self._compare(versions, blobs, reserved, state)
         if read_data:
             self._read_blobs(versions, blobs)
-            self._read_documents(reserved.values())
+            self._read_reservations(entry for _, entry in named)
+            for prefix, kind in _SEALED.items():
+                self._read_sealed(prefix, kind)
         return self._report
+
+    def _compare_with_log(self, state: State) -> None:
+        """What this machine has read and the log no longer says: lost, or put back from a backup.
+
+        Sync trusts that commits go only into snapshots; here the log is read anew, beside.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            copy = LocalCopy(Path(folder))
+            try:
+                Syncer(self._ledger.store, copy, self._ledger.registry_id, Clock()).sync()
+                said = refs_of(copy.state())
+            finally:
+                copy.close()
+        # Synced once more: what others purged meanwhile is no loss.
+        for ref in sorted((refs_of(state) & refs_of(self._ledger.fresh_now())) - said):
+            self._report.note(
+                "lost",
+                ref,
+                "this machine has read it, but the log no longer says it: objects of the log were "
+                "removed, or an older copy of the registry was put in its place",
+            )
 
     def _compare(
         self,
@@ -129,7 +167,15 @@ class Checker:
                         raise CorruptDataError(f"it holds mask {mask.digest}")
                     self._bases.require_table(version.record["base"], mask, key)
 
-    def _read_documents(self, entries: Iterable[Entry]) -> None:
+    def _read_sealed(self, prefix: str, kind: str) -> None:
+        store = self._ledger.store
+        for key, data in store.get_many([entry.key for entry in store.list(prefix)]):
+            if data is not None:
+                with self._report.noting(key):
+                    unseal(kind, data, key)
+                    self._report.read_bytes += len(data)
+
+    def _read_reservations(self, entries: Iterable[Entry]) -> None:
         for key, data in self._ledger.store.get_many(entry.key for entry in entries):
             if data is not None:
                 with self._report.noting(key):

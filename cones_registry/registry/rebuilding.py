@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from cones_registry.catalog import segments, snapshots
 from cones_registry.catalog.events import RECORD_KEYS, Event, check_event
@@ -17,6 +17,7 @@ from cones_registry.registry import reservations
 from cones_registry.registry.blob_cache import digest_of_key
 from cones_registry.registry.check_report import CheckReport
 from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.moves import Moves
 from cones_registry.registry.pruning import blob_entries
 from cones_registry.resolver.sketch import FORMAT
 from cones_registry.store import Entry
@@ -48,9 +49,11 @@ class Rebuilder:
             for v in versions_where(state, "true")
         }
         blobs = blob_entries(ledger)
+        moves = Moves.of(ledger.store)
         found: dict[Key, Event] = {}
         aliases: dict[tuple[str, str, str], Event] = {}
-        for event in [*self._from_reservations(), *self._from_footers(blobs)]:
+        footers = self._without_losers(self._from_footers(blobs))
+        for event in [*self._from_reservations(), *footers]:
             if event["type"] == "alias":
                 name = (event["owner"], event["name"], event["alias"])
                 if event["generation"] > aliases.get(name, {"generation": 0})["generation"]:
@@ -58,7 +61,9 @@ class Rebuilder:
                 continue
             record = event["concept"]
             key = (record["owner"], record["name"], record["version"])
-            if key not in known and record["blob_digest"] in blobs:
+            blob = moves.find(record["blob_digest"], blobs)
+            if key not in known and blob is not None:
+                record.update(blob_digest=blob, blob_bytes=blobs[blob].size)
                 found.setdefault(key, event)
         events = [found[key] for key in sorted(found)]
         events += [
@@ -112,6 +117,34 @@ class Rebuilder:
                 if event is not None:
                     yield event
 
+    def _without_losers(self, events: Iterable[Event]) -> list[Event]:
+        """One event a version, of footers: the number is the first one's who asked for it.
+
+        Who finds a number taken writes the blob again with the next, so the same push under a
+        higher number tells that a footer was not the winner's. Where nothing tells, the older one
+        is taken and the report says so.
+        """
+        found: dict[Key, list[Event]] = {}
+        highest: dict[tuple[str, str, str, str], int] = {}
+        for event in events:
+            record = event["concept"]
+            found.setdefault((record["owner"], record["name"], record["version"]), []).append(event)
+            push = _push_of(record)
+            highest[push] = max(record["version"], highest.get(push, 0))
+        kept = []
+        for (owner, name, version), claims in sorted(found.items()):
+            won = [each for each in claims if highest[_push_of(each["concept"])] == version]
+            won.sort(key=lambda each: (each["concept"]["created"], each["concept"]["blob_digest"]))
+            if len(won) > 1:
+                self._report.note(
+                    "ambiguous",
+                    f"{owner}/{name}:{version}",
+                    f"{len(won)} blobs say that they are it and no reservation is left to tell; "
+                    f"taken: {won[0]['concept']['blob_digest']}, the oldest",
+                )
+            kept += won[:1]
+        return kept
+
     def _reserve_again(self, events: Iterable[Event]) -> None:
         """A version whose reservation was lost too must not be given twice."""
         store = self._ledger.store
@@ -120,6 +153,11 @@ class Rebuilder:
             key = reservations.version_key(record["owner"], record["name"], record["version"])
             if store.head(key) is None:
                 store.put_new(key, reservations.encode_reservation(event))
+
+
+def _push_of(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What the blobs of one push have in common, whatever number they say."""
+    return record["owner"], record["name"], record["mask_digest"], record["created"]
 
 
 def event_of_footer(data: bytes, digest: Digest) -> Event | None:
