@@ -164,7 +164,8 @@ class Extractor:
             it has companions of its own, or no token is kept with it.
         steps: instead of that of ``tuning``.
 
-        The members stay as they are; with scope ``subject`` each mask acts on its own rows still.
+        The members stay as they are; with scope ``subject`` each mask acts on its own rows still,
+        so ``settings.rows`` cannot be another than its default.
         Deterministic by ``seed`` on one machine. Raises BaseModelMismatchError, UsageError
         (pictures for other concepts than the composition's), and what ``extract`` raises.
         """

@@ -57,6 +57,7 @@ def tune(
 ) -> Tuning:
     """See ``Extractor.tune``."""
     _require_base(base, composition)
+    _require_phrase_rows(settings)
     materials = gather_all(base, _subjects(composition, images))
     scope: Scope = "prompt" if any(p.scope == "prompt" for p in composition.parts) else "subject"
     batches = Batches.gather(
@@ -72,7 +73,7 @@ def tune(
     )
     steps = tuning.steps or 40 * len(materials)
     curve = Curve(steps, on_step)
-    masks = _Factors(base, composition.parts)
+    masks = _Factors(base, composition.parts, tuning.precision)
     optimizer = torch.optim.Adam(masks.factors, lr=tuning.learning_rate, betas=(0.9, 0.99))
     for number in range(1, steps + 1):
         wave = 0.5 * (1 + math.cos(math.pi * (number - 1) / max(steps - 1, 1)))
@@ -90,16 +91,21 @@ def tune(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        masks.bound()
         curve.add(number, value)
-    parameters = {**asdict(settings), **asdict(tuning), **batches.counts, "steps": steps}
+    around = {name: value for name, value in asdict(settings).items() if name != "rows"}
+    parameters = {**around, **asdict(tuning), **batches.counts, "steps": steps}
     return _tuned(composition, masks, tuning.precision, materials, parameters, seed, curve)
 
 
 class _Factors:
     """float32 [members] of each part, learnt; and the row edits they make."""
 
-    def __init__(self, base: BaseModel, parts: Sequence[ComposedPart]) -> None:
+    def __init__(
+        self, base: BaseModel, parts: Sequence[ComposedPart], precision: Precision
+    ) -> None:
         self._base, self._parts = base, parts
+        self._bounded = precision == "2bit"
         self._weights = FlatWeights(base)
         device = self._weights.values.device
         self._index: list[torch.Tensor] = []
@@ -116,6 +122,14 @@ class _Factors:
                 start = torch.from_numpy(kept.astype("float32"))
             self.factors.append(torch.nn.Parameter(start.to(device)))
         self._rows: dict[int, list[torch.Tensor | None]] = {}
+        self.bound()
+
+    def bound(self) -> None:
+        """Project the factors to [0, 1] where 2 bits are to hold them: no others can be kept."""
+        if self._bounded:
+            with torch.no_grad():
+                for factors in self.factors:
+                    factors.clamp_(0, 1)
 
     def edits(self, draw: Draw) -> list[RowEdit]:
         """Rows of scope ``prompt`` first, then each subject's, which see both."""
@@ -158,6 +172,15 @@ def _require_base(base: BaseModel, composition: Composed) -> None:
         raise BaseModelMismatchError(
             f"the composition was made for base model {composition.base}, this is "
             f"{base.fingerprint} ({base.source}). Load the base model it was made for"
+        )
+
+
+def _require_phrase_rows(settings: ExtractionSettings) -> None:
+    """The rows of a composition's masks are their concepts' own: what is drawn with decides."""
+    if settings.rows != "phrase":
+        raise UsageError(
+            f"rows={quote(settings.rows)} cannot be asked for in tuning: each mask is tuned at the "
+            "rows of its own concept's token and class noun, where it will act. Leave rows out"
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cones_registry.digest import quote
 from cones_registry.errors import UsageError
-from cones_registry.factors import Precision
+from cones_registry.factors import PRECISIONS, Precision
 from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask
 
@@ -16,13 +18,17 @@ if TYPE_CHECKING:
     from cones_registry.layers import LayerTable
     from cones_registry.manifest import Scope
 
+_GRADED = tuple(precision for precision in PRECISIONS if precision != "binary")
+_NO_PART_OF_A_NAME = re.compile(r"[^a-z0-9]+", re.ASCII)
+
 
 @dataclass(frozen=True)
 class TuneSettings:
     """How factors are learnt.
 
     steps: batches in all; None: 40 for each subject. batch_size: pictures in each.
-    learning_rate: of Adam, falling to a tenth by a cosine. precision: what factors are kept at.
+    learning_rate: of Adam, falling to a tenth by a cosine. precision: what factors are kept at:
+    "float16", "float32", or "2bit": learnt in [0, 1], then the nearest of 0, ⅓, ⅔ and 1.
     together: pictures of the other subjects are companions, so the subjects are seen side by side.
     """
 
@@ -40,6 +46,11 @@ class TuneSettings:
             )
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"learning_rate={self.learning_rate}; expected above 0")
+        if self.precision not in _GRADED:
+            raise UsageError(
+                f"precision={quote(self.precision)}; expected one of {', '.join(_GRADED)}, which "
+                "hold the factors that tuning learns"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,13 @@ class Tuning:
     def pushes(self, ref: str) -> list[dict[str, Any]]:
         """What ``registry.push_many`` keeps of it: derived concepts named after ``ref``.
 
-        One part is ``ref`` itself; of several each is ``ref-token``. ``registry.resolve(…,
-        tuned=True)`` finds them by the concepts they were tuned from.
+        One part is ``ref`` itself; of several each is ``ref-token``, in the letters a name may
+        have: ``ref-v`` for "V*". ``registry.resolve(…, tuned=True)`` finds them by the concepts
+        they were tuned from.
         """
         return [
             {
-                "ref": ref if len(self.parts) == 1 else f"{ref}-{part.token or part.scope}",
+                "ref": ref if len(self.parts) == 1 else f"{ref}-{ending}",
                 "mask": part.mask,
                 "base": self.base,
                 "scope": part.scope,
@@ -83,5 +95,16 @@ class Tuning:
                 "class_noun": part.class_noun,
                 "provenance": part.provenance,
             }
-            for part in self.parts
+            for part, ending in zip(self.parts, self._endings(), strict=True)
         ]
+
+    def _endings(self) -> list[str]:
+        """What tells the parts' names apart: the token as a name can hold it, no two alike."""
+        found: list[str] = []
+        for number, part in enumerate(self.parts, start=1):
+            words = _NO_PART_OF_A_NAME.sub("-", (part.token or part.scope).lower()).strip("-")
+            ending = words or str(number)
+            while ending in found:
+                ending = f"{ending}-{number}"
+            found.append(ending)
+        return found

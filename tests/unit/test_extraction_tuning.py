@@ -1,6 +1,7 @@
 """Joint tuning: the members of a composition get factors, learnt on all its subjects."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from cones_registry import cli
+from cones_registry.codec import decode, encode
 from cones_registry.errors import BaseModelMismatchError, UsageError
 from cones_registry.extraction import (
     ExtractionSettings,
@@ -18,6 +20,7 @@ from cones_registry.extraction import (
     TuneSettings,
     Tuning,
 )
+from cones_registry.factors import TWO_BIT_LEVELS
 from cones_registry.generation import Generator, Request
 from cones_registry.registry import Registry
 
@@ -189,6 +192,58 @@ def test_pictures_must_be_of_the_composition(
     registry.push("elsewhere", random_mask(tiny_base.layer_table), base="sha256:" + "0" * 64)
     with pytest.raises(BaseModelMismatchError, match="Load the base model"):
         extractor.tune(registry.resolve("elsewhere"), {"local/elsewhere:1": pictures["dog"]})
-    for wrong in ({"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}):
-        with pytest.raises(UsageError, match="expected"):
-            TuneSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"precision": "nope"},
+        {"precision": "binary"},
+    ],
+)
+def test_what_no_tuning_can_do_is_refused_before_its_first_step(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        TuneSettings(**wrong)
+
+
+@pytest.mark.parametrize("rows", ["token", "padding"])
+def test_the_rows_of_a_tuned_mask_are_its_concepts_own(
+    tune: Callable[..., Tuning], rows: Any
+) -> None:
+    with pytest.raises(UsageError, match="rows of its own concept"):
+        tune("dog", "cross", settings=ExtractionSettings(rows=rows))
+    few = ExtractionSettings(prior_count=2, prior_steps=1)
+    (part,) = tune("dog", steps=1, settings=few).parts
+    assert "rows" not in part.provenance.parameters
+
+
+def test_two_bits_hold_what_was_learnt_for_them(tune: Callable[..., Tuning]) -> None:
+    coarse = TuneSettings(batch_size=4, learning_rate=0.5, precision="2bit")
+    for part in tune("dog", "cross", steps=4, tuning=coarse).parts:
+        assert part.mask.precision == "2bit"
+        assert part.mask.factors is not None
+        assert set(np.unique(part.mask.factors)) <= set(TWO_BIT_LEVELS)
+        assert decode(encode(part.mask)) == part.mask
+
+
+def test_parts_are_named_by_their_tokens_in_letters_that_a_name_may_have(
+    tune: Callable[..., Tuning], registry: Registry
+) -> None:
+    tuned = tune("dog", "cross", steps=1)
+    for tokens, names in (
+        (("V", "sks"), ["pair-v", "pair-sks"]),
+        (("V*", "<v>"), ["pair-v", "pair-v-2"]),
+        (("é", "*"), ["pair-1", "pair-2"]),
+        (("v-3", "v", "V"), ["pair-v-3", "pair-v", "pair-v-3-3"]),
+    ):
+        parts = (*tuned.parts, tuned.parts[0])
+        named = tuple(
+            replace(each, token=token) for token, each in zip(tokens, parts, strict=False)
+        )
+        assert [each["ref"] for each in replace(tuned, parts=named).pushes("pair")] == names
+    capital = tuple(replace(part, token=f"{part.token}".upper()) for part in tuned.parts)
+    pushed = registry.push_many(replace(tuned, parts=capital).pushes("a/both"))
+    assert {concept.name for concept in pushed} == {"both-sks", "both-v"}
