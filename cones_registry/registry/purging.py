@@ -32,6 +32,7 @@ from cones_registry.registry import reservations
 from cones_registry.registry.blob_cache import blob_key
 from cones_registry.registry.compaction import compact
 from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.moves import record_move
 from cones_registry.registry.pruning import blob_entries
 from cones_registry.registry.traces import (
     PurgeReceipt,
@@ -137,11 +138,11 @@ class PurgePlan:
                 footer=footer_of(stays[0], old),
                 ranks=read_ranks(data),
             )
-            store_digest = sha256_bytes(new)
-            ledger.store.put_new(blob_key(store_digest), new)
-            events.append(
-                {"type": "rewrite", "old": digest, "new": store_digest, "bytes": len(new)}
-            )
+            new_digest = sha256_bytes(new)
+            ledger.store.put_new(blob_key(new_digest), new)
+            # The reservations of those that stay name the old blob for ever.
+            record_move(ledger.store, digest, new_digest)
+            events.append({"type": "rewrite", "old": digest, "new": new_digest, "bytes": len(new)})
         return events, [event["new"] for event in events]
 
     def _concerns(self, owner: str, name: str) -> bool:
