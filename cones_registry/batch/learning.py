@@ -68,15 +68,7 @@ class Lesson:
         except Exception as error:  # one subject's failure is its result, whatever raised it
             name = "" if isinstance(error, ConesError) else f"{type(error).__name__}: "
             return Learnt(subject, None, f"{name}{error}")
-        footer = {
-            "base": worker.base.fingerprint,
-            "scope": extraction.scope,
-            "token": extraction.token,
-            "class_noun": extraction.class_noun,
-            "tags": list(subject.tags),
-            "note": subject.note,
-            "provenance": extraction.provenance.to_json(),
-        }
+        footer = extraction.record(worker.base.fingerprint, tags=subject.tags, note=subject.note)
         scores = extraction.scores if subject.keep_scores else None
         ranks = None if scores is None else ranks_of(extraction.mask, scores)
         return Learnt(subject, encode(extraction.mask, footer=footer, ranks=ranks))

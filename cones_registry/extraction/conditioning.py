@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cones_registry.attention import subject_rows, unservable_reason
+from cones_registry.attention import names_token, subject_rows, unservable_reason
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _rows(
     found = torch.zeros(length, dtype=torch.bool)
     if token is None:
         return found
-    named = token.casefold() in prompt.casefold().split()
+    named = names_token(prompt, token)
     for tokenizer in base.tokenizers:
         text = base.pipeline.maybe_convert_prompt(prompt, tokenizer)
         found |= subject_rows(

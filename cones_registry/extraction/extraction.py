@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,21 @@ class Extraction:
     def density(self) -> float:
         """Share of the base model's K/V weights that the mask shuts."""
         return self.mask.density
+
+    def record(self, base: str, *, tags: Sequence[str] = (), note: str = "") -> dict[str, Any]:
+        """What a mask file says of it under ``concept`` in its footer (schema/mask.md).
+
+        base: fingerprint of the base model it was learnt on.
+        """
+        return {
+            "base": base,
+            "scope": self.scope,
+            "token": self.token,
+            "class_noun": self.class_noun,
+            "tags": list(tags),
+            "note": note,
+            "provenance": self.provenance.to_json(),
+        }
 
     def cut(self, density: float) -> Extraction:
         """The same extraction with only the ``density`` · N neurons that score highest.

@@ -25,7 +25,7 @@ from cones_registry.extraction.methods import Method
 from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.prior import default_cache_folder
 from cones_registry.extraction.progress import Progress, reporting
-from cones_registry.extraction.settings import ExtractionSettings
+from cones_registry.extraction.settings import ExtractionSettings, check_seed
 from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
 from cones_registry.extraction.tuning import TuneSettings, Tuning
@@ -89,7 +89,8 @@ class Extractor:
             "companions" of the folder of images, if there is one. With some, the subject is also
             learnt beside them, first and second in the prompt; without, it may be drawn only
             where it is named first.
-        max_density: a mask above it is refused.
+        seed: 0 … 2**63 - 1.
+        max_density: a mask above it is refused, and so is a density above it.
         progress: "auto" (a bar on a terminal), None, or a callback that is given each ``Step``.
 
         Deterministic by ``seed`` on one machine. Raises UsageError (token, captions, options),
@@ -99,6 +100,13 @@ class Extractor:
         settings = settings or ExtractionSettings()
         chosen = _method(method).with_steps(steps)
         target = _target(chosen, density, tau)
+        target.require_members(self.base.layer_table)
+        if target.density is not None and target.density > max_density:
+            raise LimitExceededError(
+                f"density={target.density} is above the limit of {max_density}. Ask for less, or "
+                "raise max_density"
+            )
+        check_seed(seed)
         if scope not in SCOPES:
             raise UsageError(f"unknown scope {quote(scope)}. Expected one of {', '.join(SCOPES)}")
         materials = Materials.gather(
@@ -172,6 +180,7 @@ class Extractor:
         tuning = tuning or TuneSettings()
         if steps is not None:
             tuning = replace(tuning, steps=steps)
+        check_seed(seed)
         with reporting(progress, f"tune {len(composition.members)} concepts") as on_step:
             return tune(
                 self.base,

@@ -92,7 +92,8 @@ class Gates(Method):
         if not self.warm_start:
             return torch.ones_like(theta)
         score = mean_score(loss, self.warm_start)
-        edge = float(score.kthvalue(theta.numel() - allowed).values)
+        # The highest score that is left open; the lowest of all where every weight may be shut.
+        edge = float(score.kthvalue(max(1, theta.numel() - allowed)).values)
         return (1 - 0.5 * score / max(edge, 1e-30)).clamp_(0, 1)
 
     def rate(self, number: int) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from cones_registry.attention import names_token
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.extraction.captions import DEFAULT_TEMPLATES, Caption
@@ -136,7 +137,7 @@ def _companions(companions: Companions | None, images: Sources, token: str) -> t
         companions = read_companions(companions)
     pictures = tuple(companion.picture() for companion in companions or ())
     for picture in pictures:
-        if picture.caption and token.casefold() in picture.caption.text().casefold().split():
+        if picture.caption and names_token(picture.caption.text(), token):
             raise UsageError(
                 f"companion caption {quote(picture.caption.text())} names {token!r}; a companion "
                 "shows something else"

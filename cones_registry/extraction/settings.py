@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
 Rows = Literal["phrase", "token", "padding"]
 ROWS: Final[tuple[str, ...]] = get_args(Rows)
+MAX_SEED: Final = 2**63 - 1
+"""The last seed: what the catalog, the schemas and torch's generators all hold."""
+
+
+def check_seed(seed: int) -> int:
+    """``seed`` if it is one, 0 … MAX_SEED; else UsageError."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"seed={quote(seed)}; expected a whole number 0 … {MAX_SEED}")
+    return seed
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -39,6 +40,15 @@ class Target:
         if self.tau is not None and not 0 <= self.tau < float("inf"):
             raise UsageError(
                 f"tau={self.tau}; expected at least 0: neurons that score less do harm when shut"
+            )
+
+    def require_members(self, table: LayerTable) -> None:
+        """Raise UsageError for a density so low that it is no neuron at all."""
+        if self.density is not None and not table.count_within(self.density):
+            raise UsageError(
+                f"density={self.density} of {table.neuron_count:,} neurons is not one neuron. "
+                f"Ask for at least {math.ceil(1e9 / table.neuron_count) / 1e9:.9f}; 0.01 to 0.1 "
+                "is usual"
             )
 
     def select(self, table: LayerTable, scores: Scores) -> ConceptMask:

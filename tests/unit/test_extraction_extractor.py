@@ -25,6 +25,7 @@ from cones_registry.extraction import (
 from cones_registry.extraction.batches import Batches
 from cones_registry.extraction.materials import Materials
 from cones_registry.extraction.noise import NoiseSchedule
+from cones_registry.extraction.settings import MAX_SEED
 from cones_registry.manifest import Provenance
 
 if TYPE_CHECKING:
@@ -265,6 +266,37 @@ def test_a_mask_above_the_limit_is_refused(extract: Callable[..., Extraction]) -
         extract(method="first-order", steps=2, tau=0.0, max_density=0.01)
 
 
+def test_a_density_above_the_limit_is_refused_before_learning(
+    extract: Callable[..., Extraction],
+) -> None:
+    steps: list[object] = []
+    with pytest.raises(LimitExceededError, match=r"above the limit of 0\.5"):
+        extract(density=0.6, progress=steps.append)
+    assert not steps
+
+
+def test_a_warm_start_may_shut_every_weight(extract: Callable[..., Extraction]) -> None:
+    found = extract(method="quick-gates", steps=1, density=1.0, max_density=1.0, seed=MAX_SEED)
+    assert 0 < found.density <= 1
+
+
+def test_the_record_of_a_mask_file_says_what_a_registry_keeps(
+    extract: Callable[..., Extraction], tiny_base: "BaseModel"
+) -> None:
+    found = extract(method="first-order", steps=1, density=0.1)
+    record = found.record(tiny_base.fingerprint, tags=["pet"], note="old")
+    assert Provenance.from_json(record["provenance"]) == found.provenance
+    del record["provenance"]
+    assert record == {
+        "base": tiny_base.fingerprint,
+        "scope": "subject",
+        "token": "sks",
+        "class_noun": "dog",
+        "tags": ["pet"],
+        "note": "old",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -277,6 +309,9 @@ def test_a_mask_above_the_limit_is_refused(extract: Callable[..., Extraction]) -
         ({"tau": 0.1}, "no tau"),
         ({"tau": -1.0, "method": "cones"}, "tau"),
         ({"steps": 0}, "steps"),
+        ({"density": 1e-8}, "is not one neuron. Ask for at least"),
+        ({"seed": -1}, "seed=-1; expected a whole number 0"),
+        ({"seed": 2**63}, "seed=9223372036854775808"),
         ({"prompts": ["a photo"]}, "no place for the subject"),
     ],
 )
@@ -295,10 +330,11 @@ def test_captions_must_leave_a_place_for_the_subject(
         extract()
 
 
+@pytest.mark.parametrize("caption", ["at right a sks dog|on wall", "a cat, sks.|on wall"])
 def test_a_companion_may_not_name_the_token(
-    extract: Callable[..., Extraction], pictures: Path
+    extract: Callable[..., Extraction], pictures: Path, caption: str
 ) -> None:
-    (pictures / "companions" / "0.txt").write_text("at right a sks dog|on wall")
+    (pictures / "companions" / "0.txt").write_text(caption)
     with pytest.raises(UsageError, match="companion"):
         extract()
 
