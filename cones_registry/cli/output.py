@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from typing import Any, TextIO
 
 from cones_registry.progress_bar import Update, progress_bar
@@ -77,8 +79,16 @@ class Output:
         _write(text, self._stderr)
 
     def document(self, value: Any) -> None:
-        """`value` (mappings, sequences, strings, numbers) as one JSON document."""
-        self.line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        """`value` (mappings, sequences, strings, numbers) as one JSON document.
+
+        JSON has no NaN and no infinities; they are written as null. Decimals are numbers, whatever
+        else JSON does not know is text.
+        """
+        try:
+            text = _json(value)
+        except ValueError:
+            text = _json(_finite(value))
+        self.line(text)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table of text; columns whose cells are all numbers or quantities stand to the right."""
@@ -130,6 +140,22 @@ class Output:
         text = io.StringIO()
         console_class(file=text, width=PIPE_WIDTH, highlight=False, no_color=True).print(table)
         self.line("\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_number_or_text, allow_nan=False)
+
+
+def _number_or_text(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(text: str) -> Any:

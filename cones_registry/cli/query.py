@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -41,15 +43,43 @@ def command(
     """
     options = {} if timeout is None else {"timeout": timeout}
     table = session.open(read_only=True).query(sql, parameters, **options)
-    rows = [{name: _readable(value) for name, value in row.items()} for row in table.to_pylist()]
+    # By position, for a join of both tables has columns of one name.
+    columns = [[_readable(value) for value in column.to_pylist()] for column in table.columns]
+    rows = list(zip(*columns, strict=True))
     if session.output.as_json or form == "json":
-        session.output.document(rows)
+        names = _numbered(table.column_names)
+        session.output.document([dict(zip(names, row, strict=True)) for row in rows])
     elif form == "csv":
-        session.output.csv(table.column_names, [tuple(row.values()) for row in rows])
+        session.output.csv(table.column_names, rows)
     else:
-        session.output.table(table.column_names, [tuple(row.values()) for row in rows])
+        session.output.table(table.column_names, rows)
 
 
 def _readable(value: Any) -> Any:
-    """A value as text can hold it: bytes (the column `sketch`) as base64."""
-    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
+    """A value as text and JSON can hold it.
+
+    Bytes (the column `sketch`) are base64. DuckDB's sums of integers (HUGEINT) come as decimals
+    without a fraction; they are integers again.
+    """
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_readable(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _readable(each) for key, each in value.items()}
+    return value
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which none is twice: the second `owner` is `owner_1`, unless a column has that."""
+    given = set(names)
+    unique: dict[str, None] = {}
+    for name in names:
+        chosen, count = name, 0
+        while chosen in unique or (count and chosen in given):
+            count += 1
+            chosen = f"{name}_{count}"
+        unique[chosen] = None
+    return list(unique)

@@ -62,6 +62,14 @@ def test_json_keeps_every_letter() -> None:
     assert "Löwe" in data.getvalue()
 
 
+def test_json_writes_what_is_no_number_as_null() -> None:
+    output, data, _ = written()
+    rows = [{"a": float("nan"), "b": [float("inf"), 0.5]}, {"c": (float("-inf"), "NaN")}]
+    output.document(rows)
+    expected = [{"a": None, "b": [None, 0.5]}, {"c": [None, "NaN"]}]
+    assert json.loads(data.getvalue(), parse_constant=pytest.fail) == expected
+
+
 def test_csv_quotes_what_needs_quotes() -> None:
     output, data, _ = written()
     output.csv(("a", "b"), [("1,2", 'say "x"')])
