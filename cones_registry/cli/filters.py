@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _BYTES = {
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _SHARES = {"": 1.0, "%": 0.01}
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_557_600}
+# What the catalogue and a quota can count, SQL's BIGINT.
+_MOST_BYTES = 2**63 - 1
 _MIRRORED = {">": "<", "<": ">", ">=": "<=", "<=": ">="}
 
 
@@ -65,7 +68,10 @@ def order_by(text: str) -> str:
 
 def parse_size(text: str) -> int:
     """`1.5GB`, `200 MiB` or `4096` in bytes; UsageError for anything else."""
-    return int(_VALUES["bytes"](text, text.strip()))
+    size = int(_VALUES["bytes"](text, text.strip()))
+    if size > _MOST_BYTES:
+        raise UsageError(f"'{_shown(text)}' is too large; expected at most {_MOST_BYTES:,} bytes")
+    return size
 
 
 def parse_age(text: str) -> float:
@@ -127,8 +133,13 @@ def _condition(text: str, now: datetime) -> Condition:
         return Condition(f"contains(lower({field.column}), lower(?))", (value,))
     if field.kind == "time":
         return _time(text, operator, value, now)
-    sql = f"{field.column} {'<>' if operator == '!=' else operator} ?"
-    return Condition(sql, (_VALUES[field.kind](text, value),))
+    return _compare(field.column, operator, _VALUES[field.kind](text, value))
+
+
+def _compare(column: str, operator: str, value: object) -> Condition:
+    """A comparison; what has no token at all has not the token of `token!=sks` either."""
+    sign = "IS DISTINCT FROM" if operator == "!=" else operator
+    return Condition(f"{column} {sign} ?", (value,))
 
 
 def _tag(text: str, operator: str, value: str) -> Condition:
@@ -141,10 +152,14 @@ def _time(text: str, operator: str, value: str, now: datetime) -> Condition:
     """`created>30d`: more than 30 days ago. `created>2026-01-31`: after that moment."""
     match = _NUMBER_AND_UNIT.fullmatch(value)
     if match is not None and match[2].lower() in _SECONDS:
-        age = timedelta(seconds=float(match[1]) * _SECONDS[match[2].lower()])
         # An age that is larger is a moment that is earlier.
         operator = _MIRRORED.get(operator, operator)
-        moment = now - age
+        try:
+            moment = now - timedelta(seconds=float(match[1]) * _SECONDS[match[2].lower()])
+        except OverflowError:
+            raise UsageError(
+                f"'{_shown(text)}': so long ago is before the year 1. Give a shorter age, as 30d"
+            ) from None
     else:
         try:
             moment = datetime.fromisoformat(value)
@@ -154,8 +169,13 @@ def _time(text: str, operator: str, value: str, now: datetime) -> Condition:
                 " nor a date (2026-01-31)"
             ) from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    sql = f"created {'<>' if operator == '!=' else operator} ?"
-    return Condition(sql, (moment.astimezone(UTC).replace(tzinfo=None),))
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(
+            f"'{text}': '{value}' in UTC is outside of the years 1 to 9999. Give another date"
+        ) from None
+    return _compare("created", operator, moment.replace(tzinfo=None))
 
 
 def _quantity(units: dict[str, Any]) -> Callable[[str, str], float]:
@@ -164,9 +184,19 @@ def _quantity(units: dict[str, Any]) -> Callable[[str, str], float]:
         if match is None or match[2].lower() not in units:
             known = ", ".join(unit for unit in units if unit)
             raise UsageError(f"'{text}': '{value}' is no number with one of the units {known}")
-        return float(match[1]) * float(units[match[2].lower()])
+        number = float(match[1]) * float(units[match[2].lower()])
+        if not math.isfinite(number):
+            raise UsageError(
+                f"'{_shown(text)}': '{_shown(value)}' is too large. Give a number below 1e300"
+            )
+        return number
 
     return read
+
+
+def _shown(text: str) -> str:
+    """`text`, cut where it is longer than a line."""
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 _VALUES: dict[str, Callable[[str, str], Any]] = {

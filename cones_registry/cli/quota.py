@@ -69,8 +69,9 @@ def command(
 def _count(text: str) -> int | None:
     if text == _NONE:
         return None
-    if not text.isdecimal():
-        raise click.UsageError(f"--concepts takes a number or none, not {text!r}")
+    # More digits than any count has; and int() refuses thousands of them in a way of its own.
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise click.UsageError(f"--concepts takes a number or none, not {text[:50]!r}")
     return int(text)
 
 

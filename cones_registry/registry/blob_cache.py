@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ DEFAULT_LIMIT: Final = 10 * 2**30
 """Bytes the cache may hold; `CONES_CACHE_BYTES` sets another number."""
 
 _STALE_SECONDS: Final = 3600
-_SWEEP_EVERY: Final = 64
+_SPARE: Final = 10
+"""A tenth of the limit is freed when it is passed, and written at most until the next look."""
 
 
 def blob_key(digest: Digest) -> str:
@@ -61,13 +63,18 @@ class BlobCache:
     A file is written aside and moved into place, so no process sees half of one; every read is
     checked against the digest, and what does not fit is thrown away and fetched again. Above the
     limit the files used longest ago go first.
+
+    The bound holds after each write of one process; each other one that writes into the folder at
+    the same moment can add a tenth of the limit before it looks again.
     """
 
     def __init__(self, store: Store | None, folder: Path, limit: int | None = None) -> None:
         self.store = store
         self.folder = folder
         self.limit = _limit() if limit is None else limit
-        self._writes = 0
+        self._lock = threading.Lock()
+        # Bytes that may be written before the folder is looked at again; so the first write looks.
+        self._room = 0
 
     def get(self, digest: Digest) -> bytes:
         """The bytes of a blob, checked.
@@ -136,9 +143,20 @@ class BlobCache:
                 aside.replace(path)
             finally:
                 aside.unlink(missing_ok=True)
-        self._writes += 1
-        if self._writes % _SWEEP_EVERY == 1:
-            self.prune(self.limit)
+            self._count(len(data))
+
+    def _count(self, written: int) -> None:
+        """Keep the bound after a file was written."""
+        with self._lock:
+            self._room -= written
+            if self._room >= 0:
+                return
+            total = sum(blob.size for blob in self.list())
+            if total > self.limit:
+                # A spare part besides, so that a full cache is not listed at every write; but what
+                # was just written stays.
+                total -= self.prune(max(self.limit - self.limit // _SPARE, written))
+            self._room = min(self.limit - total, self.limit // _SPARE)
 
     def list(self) -> list[CachedBlob]:
         """What is cached, last used first."""
@@ -177,6 +195,9 @@ class BlobCache:
 
 def _limit() -> int:
     text = os.environ.get("CONES_CACHE_BYTES", "")
-    if text and not text.isdigit():
-        raise UsageError(f"CONES_CACHE_BYTES is {text[:50]!r}; expected a number of bytes")
+    # A number of more digits fits no disk, and int() refuses thousands of them.
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise UsageError(
+            f"CONES_CACHE_BYTES is {text[:50]!r}; expected a number of bytes, as 10000000000"
+        )
     return int(text) if text else DEFAULT_LIMIT

@@ -102,6 +102,60 @@ def test_sketches_are_base64_in_the_answer_to_a_query(cones: Cones) -> None:
     assert len(base64.b64decode(row["sketch"])) == 256
 
 
+def test_a_query_keeps_columns_of_one_name_apart(cones: Cones) -> None:
+    cones("alias", "alice/dog", "prod")
+    sql = (
+        "SELECT c.owner, a.owner, a.alias, 'x' AS owner_1 FROM concepts c"
+        " JOIN aliases a ON c.name = a.name WHERE c.owner = 'bob'"
+    )
+    assert cones("query", sql, "--format", "csv") == (
+        "owner,owner,alias,owner_1\nbob,alice,prod,x\n"
+    )
+    heading, row = cones("query", sql).splitlines()
+    assert (heading.split(), row.split()) == (
+        ["owner", "owner", "alias", "owner_1"],
+        ["bob", "alice", "prod", "x"],
+    )
+    expected = {"owner": "bob", "owner_2": "alice", "alias": "prod", "owner_1": "x"}
+    assert cones.json("query", sql) == [expected]
+    every = "SELECT * FROM concepts c JOIN aliases a ON c.owner = a.owner"
+    assert "prod" in cones("query", every)
+    (record,) = cones.json("query", every)
+    assert (record["version"], record["version_1"], record["alias"]) == (1, 1, "prod")
+
+
+def test_numbers_in_the_answer_to_a_query_are_numbers(cones: Cones) -> None:
+    sql = (
+        "SELECT sum(blob_bytes) AS total, 1.25 AS part, 'nan'::DOUBLE AS none,"
+        " [sum(version)] AS listed, {'a': 'inf'::DOUBLE, 'b': sum(version)} AS held FROM concepts"
+    )
+    total = sum(concept["blob_bytes"] for concept in cones.json("list"))
+    answer = json.loads(cones("query", sql, "--json"), parse_constant=pytest.fail)
+    held = {"a": None, "b": 2}
+    assert answer == [{"total": total, "part": 1.25, "none": None, "listed": [2], "held": held}]
+
+
+def test_a_size_that_no_disk_has_is_refused(cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (
+        ("quota", "bob", "--bytes", "1e400"),
+        ("quota", "bob", "--bytes", "1e300"),
+        ("quota", "bob", "--concepts", "9" * 5000),
+        ("cache", "prune", "--limit", "1e400"),
+        ("list", "--filter", "created<3000y"),
+    ):
+        cones(*arguments, code=2)
+        assert "bug" not in cones.err
+    for wrong in ("\u00b2", "-1", "9" * 5000):
+        monkeypatch.setenv("CONES_CACHE_BYTES", wrong)
+        cones("cache", "ls", code=2)
+        assert "expected a number of bytes" in cones.err
+
+
+def test_unequal_holds_for_what_is_not_there(cones: Cones) -> None:
+    for filter in ("method!=gates", "token!=sks", "noun!=dog"):
+        assert len(cones.json("list", "--filter", filter)) == 2
+
+
 def test_push_tells_of_a_near_duplicate(cones: Cones) -> None:
     cones("list")  # whoever reads has the catalogue on this machine
     Path("again.parquet").write_bytes(encode(above(0.701)))

@@ -206,6 +206,42 @@ def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
     assert small.list() == []
 
 
+def test_the_blob_cache_keeps_its_bound_after_every_write(tmp_path: Path) -> None:
+    url = f"memory://bound-{tmp_path.name}"
+    registry = Registry.create(url, cache=tmp_path)
+    items = [(f"a/c{number}", mask_of(number)) for number in range(24)]
+    pushed = registry.push_many(items)
+    size = max(concept.blob_bytes for concept in pushed)
+    for limit in (size, 5 * size, 12 * size):
+        # Two caches on one folder, as two processes have them.
+        caches = [BlobCache(open_store(url), tmp_path / f"bound{limit}", limit) for _ in range(2)]
+        for number, concept in enumerate(pushed):
+            caches[number % 2].get(concept.blob_digest)
+            held = caches[0].list()
+            # The newest stays; what another process wrote is counted at the next sweep.
+            assert held[0].digest == concept.blob_digest
+            assert sum(blob.size for blob in held) <= limit + limit // 10
+        alone = BlobCache(open_store(url), tmp_path / f"alone{limit}", limit)
+        for digest, _ in alone.get_many([concept.blob_digest for concept in pushed]):
+            assert digest
+        assert sum(blob.size for blob in alone.list()) <= limit
+
+
+def test_a_blob_cache_with_room_is_listed_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://room-{tmp_path.name}"
+    registry = Registry.create(url, cache=tmp_path)
+    pushed = registry.push_many([(f"a/c{number}", mask_of(number)) for number in range(24)])
+    cache = BlobCache(open_store(url), tmp_path / "room", limit=10**9)
+    listings = []
+    listed = cache.list
+    monkeypatch.setattr(cache, "list", lambda: listings.append(1) or listed())
+    for concept in pushed:
+        cache.get(concept.blob_digest)
+    assert len(listings) == 1
+
+
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "delta"])
 def test_the_catalogue_is_written_for_other_engines(
     registry: Registry, tmp_path: Path, form: str
