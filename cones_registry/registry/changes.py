@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cones_registry.catalog.copy import State
-from cones_registry.catalog.events import Event, check_tag
+from cones_registry.catalog.events import MAX_TAGS, Event, check_tag
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import concepts_of, run_query, versions_where
 from cones_registry.digest import quote
@@ -101,7 +101,12 @@ class Changes:
         if isinstance(expect, int) and not isinstance(expect, bool):
             return expect
         if isinstance(expect, str | Concept):
-            if isinstance(expect, str) and expect.isdigit() and len(expect) < 10:
+            if (
+                isinstance(expect, str)
+                and expect.isascii()
+                and expect.isdigit()
+                and len(expect) < 10
+            ):
                 return int(expect)
             ref = as_ref(expect, owner)
             if ref.version is not None and (ref.owner, ref.name) == (owner, name):
@@ -125,6 +130,12 @@ class Changes:
         present = set(target.tags)
         added = [tag for tag in added if tag not in present]
         gone = [tag for tag in gone if tag in present]
+        count = len(present) + len(added) - len(gone)
+        if added and count > MAX_TAGS:
+            raise UsageError(
+                f"{_shown(target)} would have {count} tags; at most {MAX_TAGS} are allowed. "
+                "Remove some first"
+            )
         if added or gone:
             self._ledger.commit([_event("tag", target, add=added, remove=gone)])
         return self._again(target)
