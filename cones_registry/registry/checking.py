@@ -52,9 +52,7 @@ class Checker:
             if (each := reservations.parse_key(entry.key))
         ]
         reserved = {
-            (each.owner, each.name, each.number): entry
-            for each, entry in named
-            if each.alias is None
+            (each.owner, each.name, each.number): entry for each, entry in named if each.is_version
         }
         try:
             state = self._ledger.fresh_now()

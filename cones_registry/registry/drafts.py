@@ -39,7 +39,8 @@ class Push:
         base: fingerprint or BaseModel; None: the layer table alone, the weights not pinned.
         scope: where it acts, "prompt" or "subject".
         tags, note, token, class_noun, provenance: as in `Concept`.
-        key: idempotency key: a second push with it to the same concept returns the first's version.
+        key: idempotency key: a second push with it to the same concept returns the first's version,
+            and is refused with another mask or when that version was removed.
         scores: what the members compare by, layer name -> float [out, in], or their `Ranks`; None:
             not kept, so the mask cannot be cut later.
     """
@@ -62,7 +63,7 @@ class Draft:
     """A push on its way to a version: `record` lacks version and blob until they are known.
 
     `sketch` is base64, as the log has it, once `add_sketch` was called. `content` is the same for
-    two pushes of the same.
+    two pushes of the same. `key_generation` is the first of its key's that may be free.
     """
 
     push: Push
@@ -76,6 +77,7 @@ class Draft:
     sketch: str | None = None
     data: bytes | None = None
     event: Event | None = None
+    key_generation: int = 1
 
     def add_sketch(self) -> None:
         """Make the sketch, unless that was done: best while the mask's positions are kept."""

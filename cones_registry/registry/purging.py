@@ -224,7 +224,7 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
         each = reservations.parse_key(entry.key)
         reserved.append(entry.key)
         if each:
-            highest = 0 if each.alias else each.number
+            highest = each.number if each.is_version else 0
             names[each.name] = max(highest, names.get(each.name, 0))
     if name is None:
         reserved += [entry.key for entry in store.list(f"quotas/{whose}/")]

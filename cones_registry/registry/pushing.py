@@ -35,7 +35,7 @@ from cones_registry.registry.drafts import (
 )
 from cones_registry.registry.equal_masks import find_equal_masks, share_blob
 from cones_registry.registry.ledger import Ledger
-from cones_registry.registry.push_keys import pushed_before
+from cones_registry.registry.push_keys import Before, one_of_each_key, pushed_before
 from cones_registry.registry.quotas import Quotas
 from cones_registry.store import KeyExistsError
 
@@ -69,16 +69,28 @@ class Pusher:
         unclear = self._unclear.pop(content, None)
         if unclear is not None:
             return self._commit(content, *unclear)
-        known = [pushed_before(self._ledger, draft) if draft.push.key else None for draft in drafts]
-        new = [draft for draft, concept in zip(drafts, known, strict=True) if concept is None]
+        # Which draft of a key stands for all of it, and what it came to if that is known.
+        distinct = one_of_each_key(drafts)
+        different = list({id(draft): draft for draft in distinct}.values())
+        before = pushed_before(self._ledger, [draft for draft in different if draft.push.key])
+        new = [draft for draft in different if id(draft) not in before]
         if new:
-            pushed = iter(self._push_new(content, new))
-            known = [concept or next(pushed) for concept in known]
-        return [concept for concept in known if concept is not None]
+            self._write_new(new, before)
+            new = [draft for draft in new if id(draft) not in before]
+        concepts = {id(draft): pushed_concept(draft) for draft in new}
+        concepts |= {known: each.concept for known, each in before.items()}
+        pushed = [concepts[id(draft)] for draft in distinct]
+        events = [each.event for each in before.values() if each.event is not None]
+        events += [draft.event for draft in new if draft.event is not None]
+        if not events:
+            return pushed
+        segment = Segment(self._ledger.clock.next(), tuple(events))
+        return self._commit(content, segment, *encode_segment(segment.stamp, events), pushed)
 
     # -- one step each ----------------------------------------------------------------------------
 
-    def _push_new(self, content: Digest, drafts: list[Draft]) -> list[Concept]:
+    def _write_new(self, drafts: list[Draft], before: dict[int, Before]) -> None:
+        """All that goes before the commit; drafts whose key others had first go to `before`."""
         for base in {draft.base.fingerprint: draft.base for draft in drafts}.values():
             self._bases.ensure(base)
         find_equal_masks(self._ledger, drafts, self._pushed)
@@ -88,12 +100,8 @@ class Pusher:
             numbers[draft.owner, draft.name] += 1
         self._write(drafts)
         self._leave_purged_numbers(drafts)
-        self._require_blobs(drafts)
-        events = [draft.event for draft in drafts if draft.event is not None]
-        segment = Segment(self._ledger.clock.next(), tuple(events))
-        key, data = encode_segment(segment.stamp, events)
-        concepts = [pushed_concept(draft) for draft in drafts]
-        return self._commit(content, segment, key, data, concepts)
+        self._reserve_keys([draft for draft in drafts if draft.push.key], before)
+        self._require_blobs([draft for draft in drafts if id(draft) not in before])
 
     def _commit(
         self, content: Digest, segment: Segment, key: str, data: bytes, concepts: list[Concept]
@@ -169,14 +177,8 @@ class Pusher:
                 yield number(draft)
 
         store = self._ledger.store
-        if any(draft.push.key for draft in drafts):
-            # Whoever finds a number reserved under a key may count on the blob.
-            taken = store.put_many(map(blob, first.values()))
-            taken += store.put_many(map(number, drafts))
-        else:
-            # Side by side, so that neither the disk nor the encoder ever waits for the other.
-            taken = store.put_many(both())
-        for key in taken:
+        # Side by side, so that neither the disk nor the encoder ever waits for the other.
+        for key in store.put_many(both()):
             if key not in by_key:
                 raise CorruptDataError(
                     f"{key} in {store.url} is damaged: it holds other bytes than its name says. "
@@ -201,6 +203,24 @@ class Pusher:
         for draft in drafts:
             while draft.record["version"] <= highest[draft.owner, draft.name]:
                 self._reserve_another(draft, highest[draft.owner, draft.name])
+
+    def _reserve_keys(self, drafts: list[Draft], before: dict[int, Before]) -> None:
+        """Of several pushes with one key the first to reserve it is the version of all.
+
+        After blob and number, so that whoever finds the key may finish the push. The number and the
+        blob of those who come too late are left unused.
+        """
+        while drafts:
+            by_key = {
+                reservations.push_key(d.owner, d.name, d.push.key or "", d.key_generation): d
+                for d in drafts
+            }
+            taken = self._ledger.store.put_many(
+                (key, reservations.encode_reservation(draft.event or {}))
+                for key, draft in by_key.items()
+            )
+            before |= pushed_before(self._ledger, [by_key[key] for key in taken])
+            drafts = [by_key[key] for key in taken if id(by_key[key]) not in before]
 
     def _require_blobs(self, drafts: list[Draft]) -> None:
         """Just before the commit: a blob that was found, not written, must still be there."""

@@ -19,6 +19,7 @@ from cones_registry.registry.check_report import CheckReport
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.moves import Moves
 from cones_registry.registry.pruning import blob_entries
+from cones_registry.registry.push_keys import decided_versions
 from cones_registry.resolver.sketch import FORMAT
 from cones_registry.store import Entry
 
@@ -53,7 +54,9 @@ class Rebuilder:
         found: dict[Key, Event] = {}
         aliases: dict[tuple[str, str, str], Event] = {}
         footers = self._without_losers(self._from_footers(blobs))
-        for event in [*self._from_reservations(), *footers]:
+        reserved = list(self._from_reservations())
+        decided = decided_versions(reserved)
+        for event in [*(event for _, event in reserved), *footers]:
             if event["type"] == "alias":
                 name = (event["owner"], event["name"], event["alias"])
                 if event["generation"] > aliases.get(name, {"generation": 0})["generation"]:
@@ -61,6 +64,8 @@ class Rebuilder:
                 continue
             record = event["concept"]
             key = (record["owner"], record["name"], record["version"])
+            if decided.get((*key[:2], event["push"]), key[2]) != key[2]:
+                continue  # another push with the same key was first
             blob = moves.find(record["blob_digest"], blobs)
             if key not in known and blob is not None:
                 record.update(blob_digest=blob, blob_bytes=blobs[blob].size)
@@ -98,13 +103,13 @@ class Rebuilder:
                 store.delete(snapshots.manifest_key(number))
                 self._report.discarded.append(snapshots.manifest_key(number))
 
-    def _from_reservations(self) -> Iterator[Event]:
+    def _from_reservations(self) -> Iterator[tuple[str, Event]]:
         store = self._ledger.store
         keys = [entry.key for entry in store.list(reservations.PREFIX)]
         for key, data in store.get_many(keys):
             if data is not None:
                 with self._report.noting(key):
-                    yield reservations.decode_reservation(key, data)
+                    yield key, reservations.decode_reservation(key, data)
 
     def _from_footers(self, blobs: dict[Digest, Entry]) -> Iterator[Event]:
         for key, data in self._ledger.store.get_many(entry.key for entry in blobs.values()):

@@ -164,8 +164,8 @@ class Registry(Reading, Upkeep):
             token, class_noun: the placeholder and the class word it was learnt with.
             provenance: how it was made.
             key: any text of your own that names this push: pushing with it again, from anywhere,
-                returns the version that the first push made. (A push repeated on the same handle
-                after StoreUnavailableError needs none.)
+                at the same moment or later, returns the version that the first push made. (A push
+                repeated on the same handle after StoreUnavailableError needs none.)
             scores: what the neurons were chosen by, as `Extraction.scores`: layer name -> float
                 [out, in]. Four bits a neuron of it are kept, so that the mask can be cut later.
 
@@ -173,7 +173,7 @@ class Registry(Reading, Upkeep):
             UsageError: a ref with a version or alias, a name, tag or value that cannot be.
             BaseModelMismatchError: mask and base have different layers.
             LimitExceededError: above the owner's quota.
-            ConflictError: `key` was used with another mask.
+            ConflictError: `key` was used with another mask, or its version was removed since.
             StoreUnavailableError: the store does not answer; repeat the same push.
         """
         item = Push(

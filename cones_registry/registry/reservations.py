@@ -2,15 +2,18 @@
 
     names/<owner>/<name>/<number>                      a version; holds its whole record
     names/<owner>/<name>/alias/<alias>/<generation>    a move of an alias; holds its event
+    names/<owner>/<name>/key/<key digest>/<generation> a push's key; holds the push it stands for
     purged/<name digest>/<number>                      numbers that are never given again
 
 A reserved version without its event in the log is a gap: nothing was acknowledged. A reserved move
 of an alias is decided: whoever finds it without its event publishes that event, so the next one to
-move the alias knows where it stands.
+move the alias knows where it stands. So is a reserved key of a push, unless its blob is gone: then
+the next generation of it is free.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -26,16 +29,30 @@ from cones_registry.store import Store
 PREFIX: Final = "names/"
 _VERSION: Final = re.compile(r"names/([^/]+)/([^/]+)/([1-9][0-9]*)", re.ASCII)
 _ALIAS: Final = re.compile(r"names/([^/]+)/([^/]+)/alias/([^/]+)/([1-9][0-9]*)", re.ASCII)
+_KEY: Final = re.compile(r"names/([^/]+)/([^/]+)/key/([0-9a-f]{64})/([1-9][0-9]*)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ReservedName:
-    """What a reservation's key says: a version, or a move of an alias."""
+    """What a reservation's key says: a version, a move of an alias, or the key of a push.
+
+    Attributes:
+        owner, name: the concept.
+        number: the version, or the generation of the alias or push key.
+        alias: which alias is moved, if it is that.
+        push_key: hex digest of the push's key, if it is that.
+    """
 
     owner: str
     name: str
     number: int
     alias: str | None = None
+    push_key: str | None = None
+
+    @property
+    def is_version(self) -> bool:
+        """Whether a version number is reserved."""
+        return self.alias is None and self.push_key is None
 
 
 def version_key(owner: str, name: str, version: int) -> str:
@@ -46,6 +63,12 @@ def version_key(owner: str, name: str, version: int) -> str:
 def alias_key(owner: str, name: str, alias: str, generation: int) -> str:
     """Key of the reservation of a move of an alias."""
     return f"{PREFIX}{owner}/{name}/alias/{alias}/{generation}"
+
+
+def push_key(owner: str, name: str, key: str, generation: int) -> str:
+    """Key of the reservation of a push's key; the text of it stands there as a digest only."""
+    digest = hashlib.sha256(f"cones push key 1\n{owner}/{name}\n{key}".encode()).hexdigest()
+    return f"{PREFIX}{owner}/{name}/key/{digest}/{generation}"
 
 
 def purged_prefix(registry_id: str, owner: str, name: str) -> str:
@@ -61,6 +84,9 @@ def parse_key(key: str) -> ReservedName | None:
     match = _ALIAS.fullmatch(key)
     if match:
         return ReservedName(match[1], match[2], int(match[4]), match[3])
+    match = _KEY.fullmatch(key)
+    if match:
+        return ReservedName(match[1], match[2], int(match[4]), push_key=match[3])
     return None
 
 
@@ -72,14 +98,17 @@ def encode_reservation(event: Event) -> bytes:
 def decode_reservation(key: str, data: bytes) -> Event:
     """The event a reservation is for, checked."""
     event = check_event(unseal("reservation", data, key).get("event"))
-    concept = event["concept"] if event["type"] == "push" else event
-    expected = (
-        version_key(concept["owner"], concept["name"], concept["version"])
-        if event["type"] == "push"
-        else alias_key(event["owner"], event["name"], event["alias"], event["generation"])
-        if event["type"] == "alias"
-        else ""
-    )
+    reserved = parse_key(key)
+    expected = ""
+    if event["type"] == "push":
+        concept = event["concept"]
+        owner, name = concept["owner"], concept["name"]
+        if reserved and reserved.push_key:
+            expected = push_key(owner, name, event["push"], reserved.number)
+        else:
+            expected = version_key(owner, name, concept["version"])
+    elif event["type"] == "alias":
+        expected = alias_key(event["owner"], event["name"], event["alias"], event["generation"])
     if key != expected:
         raise CorruptDataError(f"{key} holds a reservation of {expected or event['type']!r}")
     return event
@@ -88,7 +117,7 @@ def decode_reservation(key: str, data: bytes) -> Event:
 def reserved_versions(store: Store, owner: str, name: str) -> list[int]:
     """Numbers of one concept that were ever reserved, ascending."""
     found = (parse_key(entry.key) for entry in store.list(f"{PREFIX}{owner}/{name}/"))
-    return sorted(each.number for each in found if each and each.alias is None)
+    return sorted(each.number for each in found if each and each.is_version)
 
 
 def highest_purged(store: Store, registry_id: str, owner: str, name: str) -> int:

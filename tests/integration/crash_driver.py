@@ -52,6 +52,10 @@ def push(registry: Registry) -> dict[str, int]:
     return {registry.push("bob/dog", mask_of(7)).ref: 7}
 
 
+def push_key(registry: Registry) -> dict[str, int]:
+    return {registry.push("bob/dog", mask_of(7), key="job").ref: 7}
+
+
 def push_many(registry: Registry) -> dict[str, int]:
     pushed = registry.push_many([("bob/cat", mask_of(8)), ("carl/x", mask_of(9))])
     return dict(zip((concept.ref for concept in pushed), (8, 9), strict=True))
@@ -81,7 +85,7 @@ def purge(registry: Registry) -> dict[str, int]:
 
 
 OPERATIONS: dict[str, Callable[[Registry], dict[str, int]]] = {
-    each.__name__: each for each in (push, push_many, alias, compact, prune, purge)
+    each.__name__: each for each in (push, push_key, push_many, alias, compact, prune, purge)
 }
 
 
@@ -151,6 +155,8 @@ def verify(name: str, folder: Path, acknowledged: dict[str, int]) -> list[str]:
         if reader.pull(ref) != mask_of(seed):
             problems.append(f"{ref} is another mask after the second attempt")
     refs = [concept.ref for concept in reader.find()]
+    if name == "push_key" and len(reader.find(owner="bob", name="dog")) != 3:
+        problems.append("a key made more or less than one version")
     if len(refs) != len(set(refs)):
         problems.append("a version is there twice")
     if purged:

@@ -9,7 +9,15 @@ import pytest
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 # Fewest steps each must have, so that a fault hook that is never called cannot pass for safety.
-LEAST_STEPS = {"push": 12, "push_many": 20, "alias": 8, "compact": 16, "prune": 10, "purge": 30}
+LEAST_STEPS = {
+    "push": 12,
+    "push_key": 14,
+    "push_many": 20,
+    "alias": 8,
+    "compact": 16,
+    "prune": 10,
+    "purge": 30,
+}
 
 
 @pytest.mark.slow
