@@ -35,7 +35,7 @@ def read_defaults(folder: Path) -> GenerationDefaults:
             int(content.get("steps", usual.steps)),
             float(content.get("guidance_scale", usual.guidance_scale)),
         )
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         raise CorruptDataError(f"cannot read {file}: {error}. Copy the folder again") from error
     if defaults.steps < 1 or not 0 <= defaults.guidance_scale < 1000:
         raise CorruptDataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,15 +12,14 @@ import torch
 
 from cones_registry.base_model.cache import ModelCache
 from cones_registry.base_model.defaults import GenerationDefaults, read_defaults
-from cones_registry.base_model.quiet import quiet_loading
+from cones_registry.base_model.loading import TOKENIZERS, load_pipeline
 from cones_registry.base_model.source import (
-    DEMO_FOLDER,
     ModelFolder,
     folder_fingerprint,
     open_source,
     stored_dtype,
 )
-from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.errors import UsageError
 from cones_registry.layers import LayerTable
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,7 +28,9 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 class BaseModel:
     """A published text-to-image model that masks index into. No weight ever gets a gradient.
 
-    source: what it was loaded from. device: ``torch.device``. dtype: the denoiser's.
+    source: what it was loaded from. published_source: ``"demo"`` or the hub id whose weights these
+    are, None for a folder: its path says something of one machine and nothing to another.
+    device: ``torch.device``. dtype: the denoiser's.
     layer_table: its cross-attention K/V weights. fingerprint: identity of their published values.
     defaults: steps and guidance it is best drawn with.
     lock: held while the tokenizers run; they keep state and are not safe in threads.
@@ -43,10 +45,12 @@ class BaseModel:
         source: str,
         fingerprint: str,
         defaults: GenerationDefaults | None = None,
+        published_source: str | None = None,
     ) -> None:
         """Wrap a loaded diffusers pipeline; most callers want ``BaseModel.load``."""
         self._pipeline = pipeline
         self.source = source
+        self.published_source = published_source
         self.fingerprint = fingerprint
         self.defaults = defaults or GenerationDefaults()
         self.layer_table = LayerTable.from_unet(self.denoiser)
@@ -70,16 +74,18 @@ class BaseModel:
         device: ``"auto"`` takes a GPU if there is one. dtype: ``"float32"``, ``"float16"``,
         ``"bfloat16"``, or ``"auto"``: as stored on a GPU, float32 on the CPU.
 
-        Cached by folder content, device and dtype: the same arguments give the same object, in
-        every thread, with one load. The models used last stay, up to half of a device's memory or
-        to ``BaseModel.cache.limit`` bytes a device.
+        Cached by folder, device and dtype: the same arguments give the same object, in every
+        thread, with one load, until the size or the time of one of the folder's weight,
+        configuration or tokenizer files is another. The models used last stay, up to half of a
+        device's memory or to ``BaseModel.cache.limit`` bytes a device.
         (The fingerprint is no cache key: it covers K and V only, not the autoencoder or the text
         encoder.)
 
         Raises:
-            NotFoundError: no such folder or hub model.
-            UsageError: not a diffusers pipeline folder; unknown device or dtype.
-            CorruptDataError: weights unreadable or not safetensors.
+            NotFoundError: no such folder or hub model, or a part of it is not there.
+            UsageError: not a diffusers pipeline folder; a device or dtype that is not here.
+            CorruptDataError: weights unreadable or not safetensors, or parts that do not fit.
+            MissingExtraError: a part needs a library that is not installed.
             StoreUnavailableError: the hub cannot be reached.
         """
         place = _device(device)
@@ -92,23 +98,7 @@ class BaseModel:
     def _load(
         cls, source: str, folder: ModelFolder, device: torch.device, dtype: torch.dtype
     ) -> BaseModel:
-        from safetensors import SafetensorError
-
-        try:
-            with quiet_loading(known=folder.path == DEMO_FOLDER):
-                from diffusers import DiffusionPipeline
-
-                pipeline = DiffusionPipeline.from_pretrained(
-                    str(folder.path),
-                    dtype=dtype,
-                    variant=folder.variant,
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
-        except (SafetensorError, OSError, KeyError) as error:
-            raise CorruptDataError(
-                f"cannot load the pipeline in {folder.path}: {error}. Copy the folder again"
-            ) from error
+        pipeline = load_pipeline(folder, dtype)
         table = LayerTable.from_unet(getattr(pipeline, folder.denoiser))
         digest = folder_fingerprint(folder, table)
         return cls(
@@ -116,6 +106,7 @@ class BaseModel:
             source=source,
             fingerprint=digest,
             defaults=read_defaults(folder.path),
+            published_source=folder.published_source,
         )
 
     @property
@@ -140,7 +131,7 @@ class BaseModel:
     @property
     def tokenizers(self) -> tuple[Any, ...]:
         """The pipeline's tokenizers, one for each text encoder."""
-        found = (getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2"))
+        found = (getattr(self.pipeline, name, None) for name in TOKENIZERS)
         return tuple(tokenizer for tokenizer in found if tokenizer is not None)
 
     @property
@@ -181,9 +172,27 @@ def _device(device: str | torch.device) -> torch.device:
         raise UsageError(
             f"unknown device {device!r}. Expected 'auto', 'cpu' or 'cuda[:n]'"
         ) from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} asked for, but torch sees no GPU. Use device='cpu'")
+    if place.type not in ("cpu", *_accelerators()):
+        raise UsageError(
+            f"device {str(device)!r} asked for, but torch sees none of that kind here. "
+            f"Expected one of {', '.join(['auto', 'cpu', *_accelerators()])}"
+        )
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {str(device)!r} asked for; torch sees {torch.cuda.device_count()} GPUs, "
+            "counted from cuda:0"
+        )
     return place
+
+
+def _accelerators() -> list[str]:
+    """Kinds of devices beside the CPU that this torch can use on this machine."""
+    kinds: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
+    }
+    return [kind for kind, is_available in kinds.items() if is_available()]
 
 
 def _share_of(device: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "base"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _DENOISERS = ("unet", "transformer")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_SETTINGS = (".json", ".model", ".txt")
 # A hub id is looked up once per process: the same name means the same weights for its whole life.
 _DOWNLOADED: dict[str, Path] = {}
 
@@ -34,13 +35,16 @@ class ModelFolder:
     """A diffusers pipeline folder whose weights are all safetensors.
 
     variant: ``"fp16"`` and the like if the weight files carry one, else None.
-    stamp: name, size and modification time of every weight file: other content, other stamp.
+    stamp: name, size and modification time of every file that is loaded: other content, other
+        stamp.
+    published_source: ``"demo"`` or the hub id it is, None for a folder.
     """
 
     path: Path
     denoiser: str
     variant: str | None
     stamp: tuple[tuple[str, int, int], ...]
+    published_source: str | None = None
 
     def weight_files(self, component: str) -> list[Path]:
         """The safetensors files of one component, in order of name."""
@@ -56,22 +60,24 @@ def open_source(source: str | Path) -> ModelFolder:
         CorruptDataError: weights that are not safetensors.
         StoreUnavailableError: the hub cannot be reached.
     """
-    return _check_folder(_locate(source))
+    path, published = _locate(source)
+    return replace(_check_folder(path), published_source=published)
 
 
-def _locate(source: str | Path) -> Path:
+def _locate(source: str | Path) -> tuple[Path, str | None]:
+    """The folder, and the source's name where that means the same on every machine."""
     if source == "demo":
         if not DEMO_FOLDER.is_dir():
             raise NotFoundError(
                 f"the demo base model is not in this installation ({DEMO_FOLDER} is missing). "
                 "Install the package with its data, or train it with tools/train_demo_base.py"
             )
-        return DEMO_FOLDER
+        return DEMO_FOLDER, "demo"
     path = Path(source).expanduser()
     if path.exists():
-        return path.resolve()
+        return path.resolve(), None
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return _download(source)
+        return _download(source), source
     raise NotFoundError(
         f"no base model at {str(source)!r}: no such folder. Give 'demo', the folder of a diffusers "
         "pipeline, or a hub id such as 'CompVis/stable-diffusion-v1-4'"
@@ -83,10 +89,15 @@ def _download(source: str) -> Path:
     if source in _DOWNLOADED:
         return _DOWNLOADED[source]
     from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HFValidationError
 
     name, _, revision = source.partition("@")
     try:
         folder = DiffusionPipeline.download(name, revision=revision or None, use_safetensors=True)
+    except HFValidationError as error:
+        raise NotFoundError(
+            f"{source!r} is neither a folder here nor a name the hub allows: {error}"
+        ) from error
     except OSError as error:
         text = str(error)
         if "safetensors" in text:
@@ -129,6 +140,12 @@ def _check_folder(path: Path) -> ModelFolder:
     weights: list[Path] = []
     for component in components:
         folder = path / component
+        if not folder.is_dir():
+            # Some libraries make up an empty part then, which fails much later.
+            raise NotFoundError(
+                f"{folder} does not exist, but {index.name} names it. Copy the folder again, "
+                "entirely"
+            )
         found = sorted(folder.glob("*.safetensors"))
         if not found:
             _reject_pickled(path, folder, needed=component == denoiser)
@@ -136,9 +153,17 @@ def _check_folder(path: Path) -> ModelFolder:
     variant = _variant((path / denoiser).glob("*.safetensors"))
     stamp = tuple(
         (file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in [index, *_of_variant(weights, variant), *path.glob(DEFAULTS_FILE)]
+        for file in [
+            *(index, *path.glob(DEFAULTS_FILE), *_of_variant(weights, variant)),
+            *(file for name in components for file in _settings_files(path / name)),
+        ]
     )
     return ModelFolder(path, denoiser, variant, stamp)
+
+
+def _settings_files(component: Path) -> list[Path]:
+    """Configurations, vocabularies and merges: small files that decide what is drawn."""
+    return sorted(file for file in component.glob("*") if file.suffix in _SETTINGS)
 
 
 def _components(index: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from cones_registry.errors import BaseModelMismatchError, CorruptDataError, Usag
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 from cones_registry.store import KeyExistsError, Store
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,32 @@ def base_key(fingerprint: Digest) -> str:
     return f"bases/{parse_digest(fingerprint).removeprefix('sha256:')}.json"
 
 
+def encode_base(base: Base) -> bytes:
+    """The record of a base model, as a registry and an archive hold it."""
+    body: dict[str, Any] = {
+        "fingerprint": base.fingerprint,
+        "table": base.table.to_json(),
+        "source": base.source,
+        "pinned": base.pinned,
+    }
+    if base.parameters is not None:
+        body["parameters"] = base.parameters
+    return seal("base", body)
+
+
+def parse_parameters(value: Any) -> int | None:
+    """The number of parameters a record speaks of; None unless it can be one."""
+    return value if type(value) is int and 0 < value < 2**50 else None
+
+
 def base_for(mask: ConceptMask, given: Any) -> Base:
     """The base model a mask is pushed for.
 
     Args:
         mask: what is pushed.
-        given: a fingerprint; an object with `fingerprint` and `layer_table`, as a `BaseModel` is;
-            or None: the layer table alone, the weights are not pinned.
+        given: a fingerprint; an object with `fingerprint` and `layer_table`, as a `BaseModel` is,
+            and `published_source` where others can load it from there; or None: the layer table
+            alone, the weights are not pinned.
 
     Raises:
         UsageError: something else.
@@ -65,24 +87,27 @@ def base_for(mask: ConceptMask, given: Any) -> Base:
             f"the mask was made for layer table {mask.table.digest}, the base model "
             f"{fingerprint} has {table.digest}. Give the model the mask was made with"
         )
-    source, parameters = _public_source(given), _parameter_count(given)
+    source = _public_source(getattr(given, "published_source", None))
+    parameters = _parameter_count(given)
     return Base(parse_digest(fingerprint), table, source, pinned=True, parameters=parameters)
 
 
 def _parameter_count(given: Any) -> int | None:
-    """Parameters of the model's denoiser; None for an object that has none."""
+    """Parameters of the model's denoiser, or as an archive says; None where neither does."""
+    if recorded := parse_parameters(getattr(given, "parameters", None)):
+        return recorded
     parameters = getattr(getattr(given, "denoiser", None), "parameters", None)
     return sum(each.numel() for each in parameters()) if callable(parameters) else None
 
 
-def _public_source(given: Any) -> str | None:
-    """The model's source, unless it is a path: that says something of its owner's machine."""
-    source = getattr(given, "source", None)
-    if not isinstance(source, str) or len(source) > 200 or not source.isprintable():
-        return None
-    parts = source.split("/")
-    is_plain = len(parts) <= 2 and all(part and not part.startswith((".", "~")) for part in parts)
-    return source if is_plain and "\\" not in source else None
+def _public_source(source: Any) -> str | None:
+    """`source` if it is "demo" or has the form of a hub id, else None.
+
+    The form alone cannot tell a hub id from a relative path: whether a model came from the hub is
+    known only where it was loaded (`BaseModel.published_source`).
+    """
+    is_public = isinstance(source, str) and (source == "demo" or _HUB_ID.fullmatch(source))
+    return source if is_public and len(source) <= 200 else None
 
 
 class Bases:
@@ -100,16 +125,8 @@ class Bases:
         """
         known = self._known.get(base.fingerprint)
         if known is None:
-            body: dict[str, Any] = {
-                "fingerprint": base.fingerprint,
-                "table": base.table.to_json(),
-                "source": base.source,
-                "pinned": base.pinned,
-            }
-            if base.parameters is not None:
-                body["parameters"] = base.parameters
             try:
-                self._store.put_new(base_key(base.fingerprint), seal("base", body))
+                self._store.put_new(base_key(base.fingerprint), encode_base(base))
                 known = base
             except KeyExistsError:
                 known = self.get(base.fingerprint)
@@ -128,13 +145,12 @@ class Bases:
             body = unseal("base", self._store.get(key), key)
             if body.get("fingerprint") != fingerprint:
                 raise CorruptDataError(f"{key} speaks of {body.get('fingerprint')!r}")
-            source = body.get("source")
             known = Base(
                 fingerprint,
                 LayerTable.from_json(body.get("table")),
-                source if isinstance(source, str) else None,
+                _public_source(body.get("source")),
                 body.get("pinned") is True,
-                _count(body.get("parameters")),
+                parse_parameters(body.get("parameters")),
             )
             self._known[fingerprint] = known
         return known
@@ -147,7 +163,3 @@ class Bases:
                 f"{ref} is recorded for base {fingerprint} with layer table {table.digest}, but "
                 f"its mask has {mask.table.digest}. Push it again"
             )
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 < value < 2**50 else None

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,29 @@ def test_changed_folder_is_loaded_again(copy: Path) -> None:
     weights[base.layer_table.names[0]][0, 0] += 1
     save_file(weights, unet_file(copy), metadata={"format": "pt"})
     assert BaseModel.load(copy, device="cpu").fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("file", ["scheduler/scheduler_config.json", "tokenizer/tokenizer.json"])
+def test_changed_settings_are_loaded_again(copy: Path, file: str) -> None:
+    base = BaseModel.load(copy, device="cpu")
+    content = (copy / file).read_text()
+    (copy / file).write_text(content.replace("scaled_linear", "linear") + " ")
+    changed = BaseModel.load(copy, device="cpu")
+    assert changed is not base
+    if file.startswith("scheduler"):
+        assert changed.pipeline.scheduler.config.beta_schedule == "linear"
+
+
+def test_a_folder_has_no_published_source(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert BaseModel.load("demo", device="cpu").published_source == "demo"
+    # Relative paths that look like a hub id, or like nothing at all, are paths.
+    monkeypatch.chdir(copy.parent.parent)
+    relative = f"{copy.parent.name}/{copy.name}"
+    assert BaseModel.load(relative, device="cpu").published_source is None
+    monkeypatch.chdir(copy.parent)
+    assert BaseModel.load(copy.name, device="cpu").published_source is None
 
 
 def test_threads_that_ask_at_once_share_one_load(
@@ -142,6 +166,53 @@ def test_pipeline_without_denoiser_is_refused(copy: Path) -> None:
         BaseModel.load(copy)
 
 
+def edited(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "shape": lambda at: edited(at / "unet/config.json", block_out_channels=[16, 64]),
+    "block": lambda at: edited(at / "unet/config.json", down_block_types=["None", "None"]),
+    "text": lambda at: edited(at / "text_encoder/config.json", hidden_size=64),
+    "schedule": lambda at: edited(at / "scheduler/scheduler_config.json", beta_schedule="x"),
+    "class": lambda at: edited(at / "model_index.json", unet=["diffusers", "NoModel"]),
+    "library": lambda at: edited(at / "model_index.json", unet=["nowhere", "NoModel"]),
+    "pipeline": lambda at: edited(at / "model_index.json", _class_name="NoPipeline"),
+    "index": lambda at: edited(at / "model_index.json", unet=[3, 4]),
+    "vocabulary": lambda at: (at / "tokenizer/tokenizer.json").unlink(),
+    "length": lambda at: (at / "tokenizer/tokenizer_config.json").unlink(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # what the libraries say of a damaged folder on the way
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_parts_that_do_not_fit_are_corrupt_data(copy: Path, damage: str) -> None:
+    DAMAGES[damage](copy)
+    with pytest.raises(CorruptDataError, match="Copy the folder again"):
+        BaseModel.load(copy, device="cpu")
+
+
+def test_a_part_that_is_named_but_missing_is_refused(copy: Path) -> None:
+    shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(NotFoundError, match=r"tokenizer does not exist.*Copy the folder again"):
+        BaseModel.load(copy, device="cpu")
+
+
+def test_a_name_the_hub_does_not_allow_is_not_found() -> None:
+    with pytest.raises(NotFoundError, match="nor a name the hub allows"):
+        BaseModel.load("no/such--model")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "hpu", torch.device("mps")])
+def test_a_device_that_is_not_here_is_a_usage_error(
+    tiny_pipeline_folder: Path, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (torch.cuda, torch.xpu, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"torch sees none of that kind here.*auto, cpu"):
+        BaseModel.load(tiny_pipeline_folder, device=device)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"device": "abacus"}, {"dtype": "int8"}, {"dtype": torch.int8}]
 )
@@ -226,7 +297,9 @@ def test_folder_may_say_how_it_is_best_drawn_with(copy: Path) -> None:
     assert base.fingerprint == usual.fingerprint
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"steps": 0}', '{"guidance_scale": "high"}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"steps": 0}', '{"steps": Infinity}', '{"guidance_scale": "high"}']
+)
 def test_damaged_defaults_are_corrupt_data(copy: Path, content: str) -> None:
     (copy / "generation_defaults.json").write_text(content)
     with pytest.raises(CorruptDataError, match="generation_defaults"):

@@ -222,7 +222,9 @@ def test_find_fits_every_condition(registry: Registry) -> None:
 
 
 def test_a_base_is_pinned_by_its_fingerprint(registry: Registry) -> None:
-    base = SimpleNamespace(fingerprint="sha256:" + "a" * 64, layer_table=TABLE, source="org/model")
+    base = SimpleNamespace(
+        fingerprint="sha256:" + "a" * 64, layer_table=TABLE, published_source="org/model"
+    )
     pushed = registry.push("alice/dog", mask_of(1), base=base)
     assert pushed.base == base.fingerprint
     known = registry.base(base.fingerprint)
@@ -231,7 +233,16 @@ def test_a_base_is_pinned_by_its_fingerprint(registry: Registry) -> None:
         registry.push("alice/cat", mask_of(1, OTHER), base=base)
     with pytest.raises(BaseModelMismatchError):
         registry.push("alice/cat", mask_of(1, OTHER), base=base.fingerprint)
-    home = SimpleNamespace(fingerprint="sha256:" + "b" * 64, layer_table=TABLE, source="/home/al/m")
+
+
+@pytest.mark.parametrize("source", [None, "/home/al/m", "../m", "models", "~/m", "a/b/c", 3])
+def test_what_is_no_hub_id_is_not_published(registry: Registry, source: object) -> None:
+    home = SimpleNamespace(
+        fingerprint="sha256:" + "b" * 64,
+        layer_table=TABLE,
+        source="models/sd14",  # a path may look like a hub id
+        published_source=source,
+    )
     registry.push("alice/dog", mask_of(1), base=home)
     assert registry.base(home.fingerprint).source is None
 

@@ -61,7 +61,7 @@ def test_a_base_model_says_how_large_it_is(registry: Registry, tmp_path: Path) -
     base = SimpleNamespace(
         fingerprint="sha256:" + "1" * 64,
         layer_table=TABLE,
-        source="demo",
+        published_source="demo",
         denoiser=torch.nn.Linear(10, 10),
     )
     registry.push("alice/dog", mask_of(9), base=base)
