@@ -21,8 +21,10 @@ from typing import Any
 import zstandard
 from ulid import ULID
 
+from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import seal, unseal
 from cones_registry.catalog.events import RECORD_KEYS
+from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import decode, read_ranks
 from cones_registry.digest import Digest, require_digest
@@ -36,7 +38,7 @@ from cones_registry.manifest import Concept, Provenance, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
 from cones_registry.registry.archive_members import INDEX, read_members
-from cones_registry.registry.bases import Base, Bases
+from cones_registry.registry.bases import Bases, encode_base, parse_parameters
 from cones_registry.registry.drafts import Push, history_of
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find, find_versions
@@ -58,7 +60,8 @@ class _Source:
 
     fingerprint: Digest
     layer_table: LayerTable
-    source: str | None
+    published_source: str | None
+    parameters: int | None
 
 
 def export_archive(
@@ -92,7 +95,7 @@ def export_archive(
             ):
                 _add(archive, INDEX, seal("archive", index))
                 for fingerprint in fingerprints:
-                    _add(archive, _base_member(fingerprint), _base_bytes(bases.get(fingerprint)))
+                    _add(archive, _base_member(fingerprint), encode_base(bases.get(fingerprint)))
                 for digest, data in ledger.blobs.get_many(blobs):
                     _add(archive, _blob_member(digest), data)
             file.flush()
@@ -121,18 +124,6 @@ def _base_member(fingerprint: Digest) -> str:
 
 def _blob_member(digest: Digest) -> str:
     return f"blobs/{digest.removeprefix('sha256:')}.parquet"
-
-
-def _base_bytes(base: Base) -> bytes:
-    return seal(
-        "base",
-        {
-            "fingerprint": base.fingerprint,
-            "table": base.table.to_json(),
-            "source": base.source,
-            "pinned": base.pinned,
-        },
-    )
 
 
 def import_archive(
@@ -174,21 +165,56 @@ def import_archive(
         _push(path, concept, masks, histories, ranks, bases, owner)
         for concept in _oldest_first(concepts)
     ]
-    state = ledger.fresh_now()
-    new, here = [], []
-    for push in pushes:
-        target = as_ref(push.ref, "local")
-        found = versions_where(
-            state,
-            "owner = ? AND name = ? AND mask_digest = ? AND NOT removed",
-            [target.owner, target.name, push.mask.digest],
-            rest="ORDER BY version LIMIT 1",
+    here = _versions_here(ledger.fresh_now(), pushes)
+    pushed = iter(
+        pusher.push_many(
+            push for push, version in zip(pushes, here, strict=True) if version is None
         )
-        if found:
-            here.append(_plain(found[0].record, found[0].tags))
-        else:
-            new.append(push)
-    return [*here, *pusher.push_many(new)]
+    )
+    return [
+        next(pushed) if version is None else _plain(version.record, version.tags)
+        for version in here
+    ]
+
+
+def _versions_here(state: State, pushes: list[Push]) -> list[Version | None]:
+    """For each push, oldest first, the version that is here already.
+
+    Of each concept the oldest versions are, as far as they are here in the archive's order. From
+    the first that is not, all are new: so the newest of the archive is the newest here, and an
+    archive that was imported is found whole.
+    """
+    left: dict[str, list[Version]] = {}
+    found: list[Version | None] = []
+    for push in pushes:
+        if push.ref not in left:
+            ref = as_ref(push.ref, "local")
+            left[push.ref] = versions_where(
+                state,
+                "owner = ? AND name = ? AND NOT removed",
+                [ref.owner, ref.name],
+                rest="ORDER BY version",
+            )
+        versions = left[push.ref]
+        position = next((i for i, each in enumerate(versions) if _is_same(each, push)), None)
+        found.append(None if position is None else versions[position])
+        left[push.ref] = [] if position is None else versions[position + 1 :]
+    return found
+
+
+def _is_same(version: Version, push: Push) -> bool:
+    """Whether a version is in every way of use what a push would make."""
+    record = version.record
+    base = push.mask.table.digest if push.base is None else push.base.fingerprint
+    return (
+        record["mask_digest"] == push.mask.digest
+        and record["base"] == base
+        and record["scope"] == push.scope
+        and record["token"] == push.token
+        and record["class_noun"] == push.class_noun
+        # One without scores cannot be cut; one with them can stand for one without.
+        and (record["ranked"] or push.scores is None)
+    )
 
 
 def _oldest_first(concepts: list[Concept]) -> list[Concept]:
@@ -240,6 +266,7 @@ def _parse_base(name: str, data: bytes) -> _Source:
         fingerprint,
         LayerTable.from_json(body.get("table")),
         source if isinstance(source, str) else None,
+        parse_parameters(body.get("parameters")),
     )
 
 

@@ -130,7 +130,8 @@ class Upkeep:
     ) -> list[Concept]:
         """Push every concept of an archive, in one commit, each as the next version of its name.
 
-        What is here already (same name, same mask) is not pushed again.
+        What is here already is not pushed again: of each concept the oldest versions, as far as
+        they are here in the same order, with equal mask, base, scope, token and class noun.
 
         Args:
             path: the archive; every digest in it is checked, nothing is unpacked to disk.

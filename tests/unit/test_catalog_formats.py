@@ -20,7 +20,7 @@ from cones_registry.catalog.copy import Meta
 from cones_registry.catalog.documents import canonical, seal, unseal
 from cones_registry.catalog.events import check_event
 from cones_registry.digest import sha256_bytes
-from cones_registry.errors import CorruptDataError, LimitExceededError
+from cones_registry.errors import CorruptDataError, LimitExceededError, UsageError
 from cones_registry.store import open_store
 
 FOLDER = Path(__file__).resolve().parents[2] / "schema"
@@ -246,6 +246,120 @@ def test_an_archive_carries_concepts_between_registries(registry: Registry, tmp_
     assert [c.ref for c in again] == ["alice/dog:1", "bob/dog:1"]
     assert len(other.find()) == 2
     assert other.import_archive(tmp_path / "a.tar.zst", owner="carl")[0].owner == "carl"
+
+
+OTHER = ConceptMask.from_indices(TABLE, {TABLE.names[0]: np.arange(20, dtype=np.int32)})
+
+
+class _Parameter:
+    def numel(self) -> int:
+        return 12_345
+
+
+class _Denoiser:
+    def parameters(self) -> list[_Parameter]:
+        return [_Parameter()]
+
+
+class WithWeights:
+    """What a push takes of a base model."""
+
+    fingerprint = "sha256:" + "ab" * 32
+    layer_table = TABLE
+    published_source = "hub/x"
+    denoiser = _Denoiser()
+
+
+def facts(registry: Registry) -> list[tuple[Any, ...]]:
+    found = sorted(registry.find(owner="alice", name="cat"), key=lambda each: each.version)
+    return [(c.mask_digest, c.scope, c.base, c.token, c.class_noun) for c in found]
+
+
+def moved(tmp_path: Path, *here: tuple[ConceptMask, dict[str, Any]]) -> tuple[Registry, Registry]:
+    """(source of the versions A, B and another A, target that has `here`), after two imports."""
+    source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
+    source.push("alice/cat", MASK)
+    source.push("alice/cat", OTHER)
+    source.push("alice/cat", MASK, base=WithWeights.fingerprint, scope="subject", note="back")
+    source.export_archive(tmp_path / "a.tar.zst")
+    target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
+    for mask, options in here:
+        target.push("alice/cat", mask, **options)
+    first = target.import_archive(tmp_path / "a.tar.zst")
+    count = len(target.find())
+    again = target.import_archive(tmp_path / "a.tar.zst")
+    assert [concept.ref for concept in again] == [concept.ref for concept in first]
+    assert len(target.find()) == count
+    return source, target
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        (),
+        ((MASK, {}),),
+        ((OTHER, {}),),
+        ((MASK, {}), (OTHER, {})),
+        ((OTHER, {}), (MASK, {})),
+        ((MASK, {"scope": "subject"}), (OTHER, {"token": "sks"}), (MASK, {"class_noun": "cat"})),
+        ((MASK, {}), (MASK, {"base": WithWeights.fingerprint, "scope": "subject"})),
+    ],
+    ids=range(7),
+)
+def test_an_import_loses_no_version_and_keeps_their_order(
+    tmp_path: Path, here: tuple[tuple[ConceptMask, dict[str, Any]], ...]
+) -> None:
+    source, target = moved(tmp_path, *here)
+    rest = iter(facts(target))
+    assert all(fact in rest for fact in facts(source))
+    assert facts(target)[-1] == facts(source)[-1]
+
+
+def test_what_is_here_already_is_not_imported_again(tmp_path: Path) -> None:
+    _, target = moved(tmp_path, (MASK, {}), (OTHER, {}))
+    assert [c.ref for c in target.import_archive(tmp_path / "a.tar.zst")] == [
+        "alice/cat:1",
+        "alice/cat:2",
+        "alice/cat:3",
+    ]
+
+
+def test_an_archive_carries_what_is_known_of_a_base(tmp_path: Path) -> None:
+    source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
+    source.push("alice/cat", MASK, base=WithWeights())
+    source.export_archive(tmp_path / "a.tar.zst")
+    target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
+    target.import_archive(tmp_path / "a.tar.zst")
+    assert target.stats().by_base == source.stats().by_base
+    assert target.stats().by_base[0].source == "hub/x"
+    assert target.stats().by_base[0].unet_bytes == 12_345 * 4
+    key = "bases/" + "ab" * 32 + ".json"
+    assert target._ledger.store.get(key) == source._ledger.store.get(key)
+    # An archive of before that was written lacks it.
+    members = []
+    for member, data in members_of(tmp_path / "a.tar.zst"):
+        if member.name.startswith("bases/"):
+            body = unseal("base", data, member.name)
+            del body["parameters"]
+            data = seal("base", body)
+        members.append((member, data))
+    older = Registry.create(tmp_path / "older", cache=tmp_path / "cache")
+    (concept,) = older.import_archive(archive(tmp_path / "older.tar.zst", members))
+    assert concept.base == WithWeights.fingerprint
+    assert older.stats().by_base[0].unet_bytes is None
+
+
+def test_a_concept_with_as_many_tags_as_it_may_have_can_be_carried(tmp_path: Path) -> None:
+    source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
+    source.push("alice/cat", MASK, tags=[f"t{number}" for number in range(600)])
+    with pytest.raises(UsageError, match="1200 tags; at most 1000"):
+        source.tag("alice/cat", add=[f"u{number}" for number in range(600)])
+    assert len(source.get("alice/cat").tags) == 600
+    source.tag("alice/cat", add=[f"u{number}" for number in range(401)], remove=["t0"])
+    assert len(source.get("alice/cat").tags) == 1000
+    source.export_archive(tmp_path / "a.tar.zst")
+    target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
+    assert len(target.import_archive(tmp_path / "a.tar.zst")[0].tags) == 1000
 
 
 def special(name: str, kind: bytes, link: str = "/etc/passwd") -> tuple[tarfile.TarInfo, bytes]:
