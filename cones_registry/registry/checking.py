@@ -25,7 +25,13 @@ from cones_registry.registry.ledger import Ledger, read_root
 from cones_registry.registry.pruning import blob_entries
 from cones_registry.store import Entry
 
-_SEALED: Final = {"bases/": "base", "quotas/": "quota", "purged/": "purged", "receipts/": "receipt"}
+_SEALED: Final = {
+    "bases/": "base",
+    "quotas/": "quota",
+    "purged/": "purged",
+    "moved/": "moved",
+    "receipts/": "receipt",
+}
 """Folder of small documents -> their kind."""
 
 

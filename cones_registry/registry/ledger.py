@@ -121,6 +121,17 @@ class Ledger:
         self._syncer.remember(segment)
         self._synced = float("-inf")
 
+    def forget_other_copies(self) -> None:
+        """Remove this machine's local copies of the registry under every other URL it had.
+
+        A folder that was moved, or opened as something else, would never sync those again. What is
+        in use still is built again by its next read.
+        """
+        own = self.copy.folder
+        for folder in own.parent.glob(f"{self.registry_id}-*"):
+            if folder != own and folder.is_dir():
+                LocalCopy(folder).forget()
+
     def close(self) -> None:
         """Close the local copy."""
         self.copy.close()

@@ -43,8 +43,10 @@ from cones_registry.registry.traces import (
     named_in,
     rows_in_parquet,
     search,
+    unfinished_about,
     versions_of,
 )
+from cones_registry.store.local import LocalStore
 
 _COMPACTIONS: Final = 20
 
@@ -61,7 +63,8 @@ class PurgePlan:
         shared: blob digest -> bytes, used by others too: made again without the purged record.
         reserved: keys that go.
         derived: refs of what others made from it, whose provenance names it: they go first.
-        residue: segments or snapshot rows that still speak of it, where a purge was broken off.
+        residue: segments, snapshot rows or unfinished files that still speak of it, where a purge
+            or a push was broken off.
     """
 
     owner: str
@@ -105,6 +108,7 @@ class PurgePlan:
         }
         removed = sorted({*self.blobs, *self.shared})
         committed = ledger.commit([*events, {"type": "purge", "names": names, "blobs": removed}])
+        ledger.forget_other_copies()
         store.delete_many(blob_key(digest) for digest in removed)
         store.delete_many(self.reserved)
         store.tidy(f"{reservations.PREFIX}{self.owner}/" + (f"{self.name}/" if self.name else ""))
@@ -112,6 +116,8 @@ class PurgePlan:
             store.tidy(f"quotas/{self.owner}/")
         before = count_log(ledger)
         self._fold_away(committed.stamp)
+        if isinstance(store, LocalStore):
+            store.sweep_unfinished(float("inf"))
         ledger.sync()
         for digest in removed:
             ledger.blobs.forget(digest)
@@ -236,10 +242,12 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
     for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
         residue += data is not None and mentions(segments.decode_segment(key, data), whose, name)
     if not (versions or reserved or blobs or shared or residue):
-        # A purge that was broken off late has left nothing but snapshots of before.
+        # A purge that was broken off late has left nothing but snapshots of before; a killed
+        # writer, nothing but a file that is not finished.
         for entry in store.list(snapshots.PREFIX):
             if entry.key.endswith(".parquet"):
                 residue += rows_in_parquet(store.get(entry.key), whose, name)
+        residue += unfinished_about(store, whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")
     derived = derived_from(state, whose, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import zstandard
 
 from cones_registry.catalog import segments, snapshots
 from cones_registry.catalog.copy import State
+from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import versions_where
 from cones_registry.codec import read_footer
@@ -20,6 +24,8 @@ from cones_registry.errors import CorruptDataError
 from cones_registry.registry import reservations
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.pruning import blob_entries
+from cones_registry.store import Store
+from cones_registry.store.local import LocalStore
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,34 @@ def rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
     return int(pc.sum(match).as_py() or 0)
 
 
+def unfinished_about(store: Store, owner: str, name: str | None) -> int:
+    """How many unfinished files, which no listing shows, speak of the owner or the one concept.
+
+    A killed writer leaves them. One that was cut off within compressed data cannot be read.
+    """
+    if not isinstance(store, LocalStore):
+        return 0
+    return sum(_may_speak_of(data, owner, name) for data in store.unfinished())
+
+
+def _may_speak_of(data: bytes, owner: str, name: str | None) -> bool:
+    """Whether bytes that may be any object, or the first part of one, speak of it. Of those that
+    tell of several concepts it may be said of one too many."""
+    with contextlib.suppress(zstandard.ZstdError):  # a log segment, else no such data
+        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read(MAX_DOCUMENT_BYTES)
+    with contextlib.suppress(
+        pa.ArrowException, OSError, KeyError
+    ):  # a snapshot, else no such columns
+        if rows_in_parquet(data, owner, name):
+            return True
+    # Reservations, quotas, events, footers of blobs: all JSON without spaces.
+    whose, what = f'"owner":"{owner}"'.encode(), f'"name":"{name}"'.encode()
+    if whose in data and (name is None or what in data):
+        return True
+    refs = [f'"{owner}/{name}{end}' for end in '":@*'] if name else [f'"{owner}/']
+    return any(ref.encode() in data for ref in refs)
+
+
 def search(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int, int]:
     """(objects, bytes, findings) of a search through all that could still hold the names."""
     store = ledger.store
@@ -132,7 +166,7 @@ def search(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int, int]
         if data is not None:
             size += len(data)
             found += concerns(*named_in(data))
-    return objects, size, found
+    return objects, size, found + unfinished_about(store, owner, name)
 
 
 def versions_of(state: State, owner: str, name: str | None) -> list[Version]:
@@ -158,16 +192,16 @@ def derived_from(state: State, owner: str, name: str | None) -> tuple[str, ...]:
 def _names(text: str, start: str) -> bool:
     """Whether a text is a ref of the owner ("alice/") or the concept ("alice/dog") `start`."""
     return text.startswith(start) and (
-        start.endswith("/") or text[len(start) : len(start) + 1] in ("", ":", "@")
+        start.endswith("/") or text[len(start) : len(start) + 1] in ("", ":", "@", "*")
     )
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
+    """Every text in a JSON value, the names of fields too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
             yield from _texts(each)
 
 

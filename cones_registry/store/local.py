@@ -9,6 +9,7 @@ would leave a torn file under the final name.)
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -28,9 +29,14 @@ _MOST_SETTLED: Final = 100_000
 
 
 class LocalStore(Store):
-    """Objects are files below `root`, named by their key."""
+    """Objects are files below `root`, named by their key.
+
+    Attributes:
+        root: without symlinks, so that one folder has one URL, however it was spelled.
+    """
 
     def __init__(self, root: Path) -> None:
+        root = Path(os.path.realpath(root))
         super().__init__(root.as_uri())
         self.root = root
         self._unfinished = root / UNFINISHED
@@ -76,6 +82,12 @@ class LocalStore(Store):
                 os.link(temporary, path)
                 return
             except FileNotFoundError:
+                if not os.path.lexists(temporary):
+                    # A purge takes every unfinished file, for it cannot tell who still lives. This
+                    # is an error that passes: the object is written again.
+                    raise BlockingIOError(
+                        errno.EAGAIN, "the unfinished file was removed", temporary
+                    ) from None
                 # No folder yet, or a delete took it away, since it was empty.
                 if attempt == _LINK_ATTEMPTS - 1:
                     raise
@@ -139,8 +151,18 @@ class LocalStore(Store):
                         continue  # removed since the folder was read
                     yield Entry(prefix + item.name, status.st_size, status.st_mtime)
 
+    def unfinished(self) -> Iterator[bytes]:
+        """What is in each file that a writer has not finished, or that a killed one left."""
+        folder = self.root / UNFINISHED
+        for path in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                yield path.read_bytes()
+
     def sweep_unfinished(self, before: float) -> int:
-        """Remove what killed writers left, last written before `before`; bytes freed."""
+        """Remove unfinished files last written before `before`; bytes freed.
+
+        A writer that lives and loses one so writes it again.
+        """
         freed = 0
         folder = self.root / UNFINISHED
         if folder.is_dir():

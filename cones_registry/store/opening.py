@@ -43,7 +43,7 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
         raise UsageError(f"{quote(text)} is not a registry URL; expected a folder or a URL")
     scheme, separator, _ = text.partition("://")
     if not separator:
-        return LocalStore(Path(text).expanduser().absolute())
+        return LocalStore(Path(text).expanduser())
     scheme = scheme.lower()
     if scheme in ("file", "local"):
         return _local(text)

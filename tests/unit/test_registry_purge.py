@@ -1,0 +1,145 @@
+"""A purge takes everything of its owner, on this machine too, and nothing of anybody else."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.errors import ConflictError, NotFoundError
+from cones_registry.manifest import Provenance
+from cones_registry.registry.traces import unfinished_about
+from cones_registry.store.local import LocalStore
+
+TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
+
+
+def mask_of(seed: int) -> ConceptMask:
+    generator = np.random.default_rng(seed)
+    indices = np.flatnonzero(generator.random(256) < 0.1).astype(np.int32)
+    return ConceptMask.from_indices(TABLE, {TABLE.names[0]: indices})
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
+
+
+def files_with(folder: Path, text: bytes) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+def test_a_rebuild_after_purges_finds_every_concept_that_shared_the_mask(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for owner in ("alice", "bob", "carol", "dave"):
+        registry.push(f"{owner}/dog", mask_of(1))
+    registry.plan_purge(owner="alice").execute()
+    registry.plan_purge(owner="bob").execute()
+    for folder in ("log", "snapshots"):
+        shutil.rmtree(tmp_path / "registry" / folder)
+    fresh = Registry.open(registry.url, cache=tmp_path / "fresh")
+    assert fresh.check(rebuild=True).ok
+    assert sorted(concept.ref for concept in fresh.find()) == ["carol/dog:1", "dave/dog:1"]
+    assert fresh.pull("dave/dog") == mask_of(1)
+    assert fresh.check(read_data=True).ok
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("names/alice/", 5), ("blobs/", 0), ("log/", 0)])
+def test_a_purge_sweeps_what_killed_writers_left(
+    registry: Registry, tmp_path: Path, kind: str, cut: int
+) -> None:
+    registry.push("alice/dog", mask_of(1))
+    store = registry._ledger.store
+    (written,) = (store.get(entry.key) for entry in store.list(kind))
+    left = tmp_path / "registry" / ".unfinished" / "0123"
+    left.write_bytes(written[: len(written) - cut])
+    registry.push("bob/dog", mask_of(2))
+    assert registry.plan_purge(owner="alice").execute().found == 0
+    assert not left.exists()
+    # Nothing else of alice is there now.
+    left.write_bytes(written[: len(written) - cut])
+    plan = registry.plan_purge(ref="alice/dog")
+    assert (plan.versions, plan.residue) == (0, 1)
+    assert plan.execute().found == 0
+    assert not left.exists()
+    with pytest.raises(NotFoundError, match="nothing of alice"):
+        registry.plan_purge(owner="alice")
+    assert registry.pull("bob/dog") == mask_of(2)
+
+
+def test_a_search_for_traces_reads_unfinished_files(registry: Registry, tmp_path: Path) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.push("bob/dog", mask_of(2))
+    registry.compact(grace=0)
+    (snapshot,) = (tmp_path / "registry" / "snapshots").glob("*.parquet")
+    left = tmp_path / "registry" / ".unfinished" / "0123"
+    left.write_bytes(snapshot.read_bytes())
+    store = registry._ledger.store
+    assert unfinished_about(store, "alice", None) == unfinished_about(store, "alice", "dog") == 1
+    assert unfinished_about(store, "alice", "cat") == unfinished_about(store, "carol", None) == 0
+    plan = registry.plan_purge(owner="alice")
+    # A writer that goes on with its file while the purge sweeps.
+    store.sweep_unfinished = lambda before: 0  # type: ignore[attr-defined]
+    with pytest.raises(ConflictError, match="purge again"):
+        plan.execute()
+
+
+def test_a_writer_whose_unfinished_file_was_swept_writes_it_again(registry: Registry) -> None:
+    store = registry._ledger.store
+    swept: list[str] = []
+
+    def sweep_once(step: str, key: str) -> None:
+        if step == "written" and key not in swept:
+            swept.append(key)
+            assert isinstance(store, LocalStore)
+            store.sweep_unfinished(float("inf"))
+
+    store.fault = sweep_once
+    registry.push("alice/dog", mask_of(1))
+    assert len(swept) >= 3
+    assert registry.check(read_data=True).ok
+    assert registry.pull("alice/dog") == mask_of(1)
+
+
+def test_one_folder_is_one_registry_however_it_is_spelled(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "registry")
+    for url in (tmp_path / "link", (tmp_path / "link").as_uri(), tmp_path / "x" / ".." / "link"):
+        other = Registry.open(url, cache=tmp_path / "cache")
+        assert other.url == registry.url
+        assert other._ledger.copy.folder == registry._ledger.copy.folder
+
+
+def test_a_purge_clears_local_copies_of_every_place_the_registry_was_at(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.push("alice/dog", mask_of(1), note="alice-secret")
+    registry.push("bob/dog", mask_of(2))
+    registry.find()
+    registry.close()
+    (tmp_path / "registry").rename(tmp_path / "moved")
+    assert files_with(tmp_path / "cache", b"alice-secret")
+    moved = Registry.open(tmp_path / "moved", cache=tmp_path / "cache")
+    moved.plan_purge(owner="alice").execute()
+    moved.close()
+    assert files_with(tmp_path, b"alice") == []
+    (tmp_path / "moved").rename(tmp_path / "registry")
+    assert [concept.ref for concept in registry.find()] == ["bob/dog:1"]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"weights": {"alice/dog:1": 0.5}}, {"of": [{"deep": {"alice/dog": 1}}]}]
+)
+def test_a_concept_that_a_field_of_provenance_is_named_for_is_derived(
+    registry: Registry, parameters: dict[str, object]
+) -> None:
+    registry.push("alice/dog", mask_of(1))
+    made = Provenance("tune", parameters=parameters)
+    registry.push("bob/both", mask_of(2), provenance=made)
+    assert registry.plan_purge(owner="alice").derived == ("bob/both:1",)
+    assert registry.plan_purge(ref="alice/dog").derived == ("bob/both:1",)
+    with pytest.raises(ConflictError, match="bob/both:1"):
+        registry.plan_purge(owner="alice").execute()
