@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, Self
 
 from cones_registry.batch.plan import Chosen, Chunk
 from cones_registry.errors import ConesError, CorruptDataError, UsageError
@@ -42,6 +42,7 @@ class Compositions:
     """Resolves pinned concepts; what it made stays in memory, up to ``limit`` bytes in all.
 
     source: the open registry; None where a run names no concept at all.
+    ``with Compositions(registry) as compositions:`` stops its fetching ahead at the end.
     """
 
     def __init__(self, source: MaskSource | None, *, limit: int = DEFAULT_MASK_BYTES) -> None:
@@ -88,8 +89,14 @@ class Compositions:
         wanted = {picture.refs: picture.concepts for picture in chunk.pictures}
         return self._ahead.submit(self._load, wanted.values())
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Stop fetching ahead."""
+        """Stop fetching ahead; what waits to be fetched no longer is."""
         self._ahead.shutdown(cancel_futures=True)
 
     def _opened(self, ref: str) -> MaskSource:

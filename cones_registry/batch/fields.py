@@ -110,9 +110,16 @@ def _no_constant(name: str) -> Any:
 
 
 def text(name: str, value: Any) -> str:
-    """A check for text."""
+    """A check for text: of whole characters, which can be kept in a file."""
     if not isinstance(value, str):
         raise UsageError(f"{name} is {quote(value)}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{name} holds half a character, {quote(value[error.start])}: expected text that can "
+            "be written as UTF-8"
+        ) from error
     return value
 
 

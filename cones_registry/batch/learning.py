@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.engine import Engine, EngineSettings
 from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
+from cones_registry.batch.output import open_output
 from cones_registry.batch.report import BatchReport, Failure, Progress
 from cones_registry.batch.subject import Subject, parse_subjects
 from cones_registry.batch.worker import Worker
@@ -20,7 +21,7 @@ from cones_registry.errors import ConesError, ConflictError, CorruptDataError, N
 from cones_registry.extraction import Extractor
 from cones_registry.manifest import Provenance
 from cones_registry.ranking import ranks_of
-from cones_registry.store import Store, open_store
+from cones_registry.store import Store
 
 if TYPE_CHECKING:
     from cones_registry.registry import Registry
@@ -103,7 +104,7 @@ def run_learning(
     Raises BadJobsError before anything is learnt, ConflictError if ``out`` holds another run.
     """
     started = time.monotonic()
-    store = out if isinstance(out, Store) else open_store(out)
+    store = open_output(out)
     parsed, bad = parse_subjects(subjects)
     if bad and not keep_going:
         raise BadJobsError(bad, len(parsed) + len(bad))

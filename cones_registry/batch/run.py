@@ -16,6 +16,7 @@ from cones_registry.batch.fields import BadJobsError, BadLine, lines_digest
 from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.batch.manifest import KEY as MANIFEST_KEY
 from cones_registry.batch.manifest import RunManifest, decode_manifest, require_same_run
+from cones_registry.batch.output import open_output
 from cones_registry.batch.plan import Chosen, make_chunks
 from cones_registry.batch.report import BatchReport, Progress
 from cones_registry.errors import (
@@ -27,7 +28,7 @@ from cones_registry.errors import (
 )
 from cones_registry.generation.recipe import FORMATS
 from cones_registry.manifest import Concept
-from cones_registry.store import Store, open_store
+from cones_registry.store import Store
 
 DEFAULT_BATCH_SIZE = 8
 _LOGGER = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def run_batch(
         raise UsageError(f"batch size {batch_size}, expected at least 1")
     if format is not None and format not in FORMATS:
         raise UsageError(f"unknown picture format {format!r}. Expected {' or '.join(FORMATS)}")
-    store = out if isinstance(out, Store) else open_store(out)
+    store = open_output(out)
     parsed, bad = parse_jobs(jobs)
     old = _existing(store)
     if old is not None:

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from .runs import EngineChoice, read_lines, run_options, show_report, shown_progress
+from .runs import (
+    EngineChoice,
+    opened_compositions,
+    read_lines,
+    run_options,
+    show_report,
+    shown_progress,
+)
 from .session import Session
 from .verb import verb
 
@@ -47,9 +54,9 @@ def command(
     registry = (
         session.open(read_only=True, max_staleness=math.inf) if session.registry_url else None
     )
-    from cones_registry.batch import Compositions, run_batch
+    from cones_registry.batch import run_batch
 
-    compositions = Compositions(registry)
+    compositions = opened_compositions(registry)
     with shown_progress(session, "drawing", "picture") as on_progress:
         report = run_batch(
             lines,

@@ -13,7 +13,7 @@ import click
 from cones_registry.errors import NotFoundError, UsageError
 
 from .output import counted
-from .runs import EngineChoice, run_options, shown_progress
+from .runs import EngineChoice, opened_compositions, run_options, shown_progress
 from .session import Session
 from .verb import shared_options, verb
 
@@ -111,10 +111,9 @@ def generate(
     registry = None
     if any(row.concepts is not None for row in rows):
         registry = session.open(read_only=True)
-    from cones_registry.batch import Compositions
     from cones_registry.batch.evaluating import RowSettings, draw_row
 
-    compositions = Compositions(registry)
+    compositions = opened_compositions(registry)
     choice = EngineChoice(**engine)
     missing = 0
     for row in rows:
@@ -135,7 +134,6 @@ def generate(
         missing += len(failures)
         session.output.line(str(out / row.folder))
         session.output.message(f"{row.name}: {counted(len(gallery.samples), 'picture')}")
-    compositions.close()
     if missing:
         raise click.exceptions.Exit(1)
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import NotFoundError, StoreUnavailableError, UsageError
 
 from .concepts import warn_of_duplicates
 from .output import share, size
-from .runs import EngineChoice, read_lines, run_options, show_report, shown_progress
+from .runs import (
+    EngineChoice,
+    opened_compositions,
+    read_lines,
+    run_options,
+    show_report,
+    shown_progress,
+)
 from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Scope
+
+_OF_A_RUN = ("keep_going", "engine_name", "address", "workers", "cpus", "gpus")
+_OF_BOTH = ("source", "out", "subjects", "devices", "dtype")
+_MAX_SEED = 2**63 - 1
 
 
 @verb(reads=True)
@@ -55,7 +68,7 @@ if TYPE_CHECKING:
 )
 @click.option("--tau", type=float, help="Threshold on the score, instead of --density.")
 @click.option("--steps", type=click.IntRange(min=1), help="Instead of the method's own number.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0, max=_MAX_SEED), default=0, show_default="0")
 @click.option(
     "--prompt", "prompts", multiple=True, help="A caption with {} for the subject; repeatable."
 )
@@ -108,7 +121,15 @@ def command(
     method, scope, density, tau, steps, seed, prompts, companions, keep_scores, tags, note. A run
     that was stopped is started again with the same command and learns only what is missing.
     """
+    given = _given()
     if subjects is not None:
+        if others := [
+            option for name, option in given.items() if name not in (*_OF_A_RUN, *_OF_BOTH)
+        ]:
+            raise UsageError(
+                f"{', '.join(others)} and --batch: each line of {subjects} says this for itself. "
+                "Write it there, or learn one concept without --batch"
+            )
         _run(session, subjects, out, source, keep_going, EngineChoice(**engine))
         return
     if not images or not token or not class_noun:
@@ -118,7 +139,16 @@ def command(
         )
     if ref is None and out is None:
         raise UsageError("the mask would be lost: keep it with --push REF, or in a file with --out")
+    choice = EngineChoice(**engine)
+    others = [given[name] for name in _OF_A_RUN if name in given]
+    if others or len(choice.devices) > 1:
+        raise UsageError(
+            f"{', '.join(others) or 'several --device'} without --batch: one concept is learnt in "
+            "this process, on one device. To learn many, put them in a file: --batch FILE"
+        )
     # What can be refused is refused before minutes are spent on learning.
+    if out is not None:
+        _require_place(out)
     registry = None
     if ref is not None:
         from cones_registry.registry.drafts import pushable
@@ -128,7 +158,6 @@ def command(
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction import Extractor
 
-    choice = EngineChoice(**engine)
     base = BaseModel.load(source, device=choice.device, dtype=choice.dtype)
     extraction = Extractor(base).extract(
         images[0] if len(images) == 1 else images,
@@ -149,22 +178,6 @@ def command(
         f" ({share(extraction.density)})"
     )
     scores = extraction.scores if keep_scores else None
-    if out is not None:
-        from cones_registry.codec import save_file
-        from cones_registry.ranking import ranks_of
-
-        record = {
-            "base": base.fingerprint,
-            "scope": extraction.scope,
-            "token": extraction.token,
-            "class_noun": extraction.class_noun,
-            "tags": list(tags),
-            "note": note,
-            "provenance": extraction.provenance.to_json(),
-        }
-        ranks = None if scores is None else ranks_of(extraction.mask, scores)
-        save_file(extraction.mask, out, footer=record, ranks=ranks)
-        output.line(out)
     if registry is not None and ref is not None:
         concept = registry.push(
             ref,
@@ -181,6 +194,47 @@ def command(
         output.line(concept.ref)
         output.message(f"pushed {concept.ref}, {size(concept.blob_bytes)}")
         warn_of_duplicates(session, registry, concept, extraction.mask)
+    if out is not None:
+        from cones_registry.codec import save_file
+        from cones_registry.ranking import ranks_of
+
+        record = extraction.record(base.fingerprint, tags=tags, note=note)
+        ranks = None if scores is None else ranks_of(extraction.mask, scores)
+        save_file(extraction.mask, out, footer=record, ranks=ranks)
+        output.line(out)
+
+
+def _given() -> dict[str, str]:
+    """Parameters that stand on the command line: name -> how it is written there."""
+    context = click.get_current_context()
+    return {
+        parameter.name: parameter.human_readable_name
+        if isinstance(parameter, click.Argument)
+        else max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name
+        and parameter.expose_value
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _require_place(out: str) -> None:
+    """Raise what writing a mask file to ``out`` would, before anything is learnt for it."""
+    if "://" in out:
+        raise UsageError(
+            f"cannot write a mask to {out}: --out is a file here, and with --batch a folder or "
+            "URL. Keep the mask in a registry with --push REF"
+        )
+    file, folder = Path(out), Path(out).parent
+    if file.is_dir():
+        raise StoreUnavailableError(f"cannot write {out!r}: it is a folder. Name a file in it")
+    if not folder.exists():
+        raise NotFoundError(f"no folder {str(folder)!r}. Create it first")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "not to be written to" if folder.is_dir() else "a file"
+        raise StoreUnavailableError(
+            f"cannot write {out!r}: {str(folder)!r} is {what}. Write to another folder (--out)"
+        )
 
 
 def _run(
@@ -196,14 +250,14 @@ def _run(
         raise UsageError("say with --out in which folder the run keeps what it has learnt")
     lines = read_lines(subjects)
     registry = session.open()
-    from cones_registry.batch import Compositions, run_learning
+    from cones_registry.batch import run_learning
 
     with shown_progress(session, "learning", "concept") as on_progress:
         report = run_learning(
             lines,
             out,
             registry,
-            engine=choice.make(Compositions(registry), session),
+            engine=choice.make(opened_compositions(registry), session),
             base=source,
             device=choice.device,
             dtype=choice.dtype,

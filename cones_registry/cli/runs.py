@@ -19,6 +19,7 @@ from .session import Session
 if TYPE_CHECKING:
     from cones_registry.batch import BatchReport, Compositions, Engine
     from cones_registry.batch import Progress as RunProgress
+    from cones_registry.registry import Registry
 
 SHOWN_FAILURES = 30
 _OPTIONS = (
@@ -109,6 +110,13 @@ class EngineChoice:
         from cones_registry.batch import LocalEngine
 
         return LocalEngine(compositions, self.devices or None)
+
+
+def opened_compositions(registry: Registry | None) -> Compositions:
+    """The concepts of a run; fetching them ahead stops when the command ends, however it ends."""
+    from cones_registry.batch import Compositions
+
+    return click.get_current_context().with_resource(Compositions(registry))
 
 
 def read_lines(path: Path) -> str:

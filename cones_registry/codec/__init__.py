@@ -1,5 +1,6 @@
 """Masks as bytes: one Parquet file a mask, readable by any Parquet reader (schema/mask.md)."""
 
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -180,7 +181,8 @@ def save_file(
     except OSError as error:
         raise StoreUnavailableError(f"cannot write {str(target)!r}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written nothing is left
+            temporary.unlink()
 
 
 def load_file(path: str | os.PathLike[str]) -> ConceptMask:

@@ -55,6 +55,8 @@ BAD = {
     "not-an-object": '["a dog"]',
     "no-prompt": '{"seed": 1}',
     "empty-prompt": '{"prompt": " "}',
+    "prompt-of-half-a-character": '{"prompt": "a \\ud800 circle"}',
+    "negative-prompt-of-half-a-character": '{"prompt": "a", "negative_prompt": "\\udfff"}',
     "unknown-field": '{"prompt": "a", "promt": "b"}',
     "field-twice": '{"prompt": "a", "prompt": "b"}',
     "seed-below-zero": '{"prompt": "a", "seed": -1}',
@@ -115,7 +117,10 @@ def test_schema_and_parser_agree() -> None:
     assert len(jobs) >= 3
     for line in examples.splitlines():
         validator.validate(json.loads(line))
-    beyond_a_schema = {"not-json", "field-twice", "deep", "seeds-run-past-the-last"}
+    beyond_a_schema = {
+        *("not-json", "field-twice", "deep", "seeds-run-past-the-last"),
+        *("prompt-of-half-a-character", "negative-prompt-of-half-a-character"),
+    }
     for rule, line in BAD.items():
         if rule not in beyond_a_schema | {"concept-not-a-ref", "guidance-not-a-number"}:
             assert not validator.is_valid(json.loads(line)), rule

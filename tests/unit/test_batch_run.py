@@ -257,6 +257,7 @@ def test_every_bad_line_is_reported_before_anything_is_written(
             '{"prompt": "a sks dog", "concepts": ["alice/dog*0.5"]}',
             '{"prompt": "a sks dog", "concepts": ["alice/dog", "alice/hound"]}',
             '{"prompt": "a dog", "concepts": ["alice/ink", "alice/ink:1*0.5"]}',
+            '{"prompt": "a \\ud800 circle"}',
         ]
     )
     registry.push(
@@ -269,7 +270,7 @@ def test_every_bad_line_is_reported_before_anything_is_written(
     )
     with pytest.raises(BadJobsError) as caught:
         run(tiny_pipeline_folder, registry, tmp_path / "out", jobs)
-    assert [line.line for line in caught.value.lines] == [2, 3, 4, 5, 6, 7]
+    assert [line.line for line in caught.value.lines] == [2, 3, 4, 5, 6, 7, 8]
     assert "alice/cat" in str(caught.value)
     assert "does not name 'alice/dog' by its token 'sks'" in str(caught.value)
     assert "alice/dog:1 keeps no scores" in str(caught.value)
@@ -280,7 +281,7 @@ def test_every_bad_line_is_reported_before_anything_is_written(
     assert not report.succeeded
     assert report.made == 3
     assert [(each.line, each.number) for each in report.failures] == [
-        (2, None), (3, None), (4, None), (5, None), (6, None), (7, None),
+        (2, None), (3, None), (4, None), (5, None), (6, None), (7, None), (8, None),
     ]  # fmt: skip
 
 

@@ -269,6 +269,11 @@ class TestFiles:
             save_file(random_mask(0.1), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StoreUnavailableError, match="cannot write"):
+            save_file(random_mask(0.1), tmp_path / "file" / "mask.parquet")
+
     def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "mask.parquet").write_bytes(b"PAR1 nothing PAR1")
 
