@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.reader import concepts_of
 from cones_registry.codec import decode, read_ranks
-from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.manifest import Concept, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks, cut
@@ -17,6 +18,10 @@ from cones_registry.registry.lookup import as_ref, find_versions
 from cones_registry.resolver.weighting import check_weight, no_scores
 
 AnyRef = str | Ref | Concept
+
+
+class MissingBlobError(CorruptDataError):
+    """The blob of a version that is in the catalogue is not in the store."""
 
 
 class Pulling:
@@ -36,7 +41,7 @@ class Pulling:
 
         Raises:
             NotFoundError: as `get`.
-            CorruptDataError: the stored bytes are not what was pushed.
+            CorruptDataError: the stored bytes are not what was pushed, or are gone.
             UsageError: a density above the mask's own, or without scores.
         """
         ((concept, mask),) = self._pull(self._ledger.fresh(), [ref])
@@ -101,8 +106,36 @@ class Pulling:
             self._bases.require_table(concept.base, masks[concept.blob_digest], concept.ref)
         return [(concept, masks[concept.blob_digest]) for concept in concepts]
 
+    def _pull_there(
+        self, state: State, refs: Iterable[AnyRef]
+    ) -> list[tuple[Concept, ConceptMask]]:
+        """As `_pull`, without the versions whose blobs are missing."""
+        wanted = list(refs)
+        with contextlib.suppress(MissingBlobError, NotFoundError):
+            return self._pull(state, wanted)
+        found = []
+        for ref in wanted:
+            with contextlib.suppress(MissingBlobError, NotFoundError):
+                found += self._pull(state, [ref])
+        return found
+
+    def _blob(self, concept: Concept) -> bytes:
+        """The bytes of a version's blob."""
+        with contextlib.suppress(NotFoundError):
+            return self._ledger.blobs.get(concept.blob_digest)
+        # What is known of it may be old: a purge of someone with an equal mask made the blob again.
+        (version,) = find_versions(self._ledger.fresh_now(), [as_ref(concept, self.default_owner)])
+        digest = version.record["blob_digest"]
+        with contextlib.suppress(NotFoundError):
+            return self._ledger.blobs.get(digest)
+        raise MissingBlobError(
+            f"the mask of {concept.ref} is gone: its blob {digest} was lost from "
+            f"{self._ledger.store.url}, or removed there by hand. Restore it from a backup, or "
+            "push the mask again. To see what else is missing: cones check"
+        )
+
     def _decode(self, concept: Concept) -> ConceptMask:
-        mask = decode(self._ledger.blobs.get(concept.blob_digest))
+        mask = decode(self._blob(concept))
         if mask.digest != concept.mask_digest:
             raise CorruptDataError(
                 f"blob {concept.blob_digest} holds mask {mask.digest}, but {concept.ref} is "
@@ -114,9 +147,7 @@ class Pulling:
         if not concept.ranked:
             return None
         digest = concept.blob_digest
-        return self._ledger.memory.ranks.get(
-            digest, lambda: read_ranks(self._ledger.blobs.get(digest))
-        )
+        return self._ledger.memory.ranks.get(digest, lambda: read_ranks(self._blob(concept)))
 
     def _cut(self, concept: Concept, mask: ConceptMask, count: int) -> ConceptMask:
         if count == len(mask):

@@ -159,8 +159,9 @@ class Reading(Pulling):
 
         Sketches in the catalogue name a shortlist; the masks of that are read and compared
         exactly. Other versions of the same concept are left out, and so is what was made for
-        another base model. With many concepts that have next to nothing in common, which of those
-        come last is up to the sketches' error (`resolver.sketch`).
+        another base model, or has lost its blob (`check` names those). With many concepts that have
+        next to nothing in common, which of those come last is up to the sketches' error
+        (`resolver.sketch`).
 
         Args:
             ref: the version.
@@ -179,7 +180,7 @@ class Reading(Pulling):
             mask,
             limit=limit,
             leave_out=Ref(concept.owner, concept.name),
-            pull=lambda refs: self._pull(state, refs),
+            pull=lambda refs: self._pull_there(state, refs),
         )
 
     def near_duplicates(

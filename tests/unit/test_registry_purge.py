@@ -143,3 +143,29 @@ def test_a_concept_that_a_field_of_provenance_is_named_for_is_derived(
     assert registry.plan_purge(ref="alice/dog").derived == ("bob/both:1",)
     with pytest.raises(ConflictError, match="bob/both:1"):
         registry.plan_purge(owner="alice").execute()
+
+
+def test_readers_that_have_not_seen_a_purge_find_what_others_share(
+    registry: Registry, tmp_path: Path
+) -> None:
+    scores = {TABLE.names[0]: np.arange(256, dtype=np.float32).reshape(16, 16)}
+    for owner in ("alice", "bob"):
+        registry.push(
+            f"{owner}/dog",
+            ConceptMask.from_indices(TABLE, {TABLE.names[0]: np.arange(200, 256, dtype=np.int32)}),
+            scores=scores,
+        )
+    readers = [
+        Registry.open(registry.url, cache=tmp_path / f"reader-{number}", max_staleness=60)
+        for number in range(3)
+    ]
+    for reader in readers:
+        assert reader.get("bob/dog").version == 1
+    registry.plan_purge(owner="alice").execute()
+    expected = registry.pull("bob/dog")
+    assert readers[0].pull("bob/dog") == expected
+    assert readers[1].pull_many(["bob/dog:1"]) == [expected]
+    assert readers[2].pull_ranks("bob/dog") is not None
+    for reader in readers:
+        with pytest.raises(NotFoundError, match="alice/dog"):
+            reader.pull("alice/dog")

@@ -12,7 +12,7 @@ from cones_registry import ConceptMask, LayerTable, Registry
 from cones_registry.catalog import snapshots
 from cones_registry.catalog.copy import Meta
 from cones_registry.codec import read_ranks
-from cones_registry.errors import UsageError
+from cones_registry.errors import CorruptDataError, UsageError
 from cones_registry.registry.blob_cache import blob_key
 from cones_registry.store import open_store
 
@@ -54,6 +54,18 @@ def test_the_most_alike_come_first_with_exact_numbers(registry: Registry) -> Non
     assert third.ref.startswith("bob/")
     best = max(dog.jaccard(random_mask(seed)) for seed in range(80))
     assert third.jaccard == best
+
+
+def test_a_lost_blob_is_told_of_its_concept_and_left_out_of_what_is_similar(
+    registry: Registry, tmp_path: Path
+) -> None:
+    pushed = [registry.push(f"alice/c{n}", above(0.9 + n / 100)) for n in range(3)]
+    fresh = Registry.open(registry.url, cache=tmp_path / "fresh")
+    (tmp_path / "registry" / blob_key(pushed[1].blob_digest)).unlink()
+    assert [found.ref for found in fresh.similar("alice/c0")] == ["alice/c2:1"]
+    for read in (fresh.pull, fresh.similar, fresh.resolve):
+        with pytest.raises(CorruptDataError, match=r"mask of alice/c1:1 .*: cones check$"):
+            read("alice/c1")
 
 
 def test_of_a_concept_its_nearest_version_counts_and_its_own_versions_do_not(
