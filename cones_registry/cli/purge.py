@@ -19,9 +19,9 @@ from .verb import verb
 def command(session: Session, ref: str | None, owner: str | None, dry_run: bool, yes: bool) -> None:
     """Remove all versions of the concept REF, or all of an owner, for good.
 
-    Masks that nobody else uses, log, snapshots and this machine's copies are cleared; then
-    everything is read again to prove it. The receipt on stdout says what was removed, not whose.
-    This cannot be undone.
+    Masks that nobody else uses, log, snapshots, what killed writers left unfinished and this
+    machine's copies are cleared; then everything is read again to prove it. The receipt on stdout
+    says what was removed, not whose. This cannot be undone.
     """
     if (ref is None) == (owner is None):
         raise UsageError("name one concept (cones purge alice/dog) or --owner, not both")
