@@ -10,12 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cones_registry.digest import quote
 from cones_registry.errors import ConesError, CorruptDataError, NotFoundError, UsageError
-from cones_registry.evaluation.fields import read_object, require_format, write_object
+from cones_registry.evaluation.fields import (
+    mapping_of,
+    needed,
+    objects,
+    optional,
+    read_object,
+    require_format,
+    texts,
+    write_object,
+)
 from cones_registry.generation import read_recipe
 
 FORMAT: Final = "cones gallery 1"
@@ -117,29 +127,41 @@ def _read_own(folder: Path) -> Gallery:
     content = read_object(folder / KEY)
     require_format(content, FORMAT, folder / KEY)
     try:
-        subjects = {
-            name: ShownSubject(name, folder / each["references"], each["noun"], each["description"])
-            for name, each in content["subjects"].items()
-        }
-        samples = tuple(
-            Sample(folder / each["file"], each["text"], tuple(each["subjects"]), each["described"])
-            for each in content["pictures"]
-        )
+        needed(content, "subjects", dict)
+        subjects = mapping_of(content, "subjects", partial(_subject, folder))
+        samples = tuple(_sample(folder, each) for each in objects(content, "pictures"))
         unknown = {name for sample in samples for name in sample.subjects} - set(subjects)
         if unknown:
-            raise ValueError(f"pictures of unknown subjects {', '.join(sorted(unknown))}")
+            raise UsageError(f"pictures of unknown subjects {', '.join(sorted(unknown))}")
         return Gallery(
-            content["method"],
+            needed(content, "method", str),
             samples,
             subjects,
-            content["base"],
-            content["base_source"],
-            content["base_neurons"],
-            content["bytes_per_concept"],
-            content["settings"],
+            optional(content, "base", str),
+            optional(content, "base_source", str),
+            optional(content, "base_neurons", int),
+            optional(content, "bytes_per_concept", float),
+            optional(content, "settings", dict) or {},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UsageError as error:
         raise CorruptDataError(f"{folder / KEY} is no gallery: {error}") from error
+
+
+def _subject(folder: Path, name: str, content: Any) -> ShownSubject:
+    said = needed({name: content}, name, dict)
+    references = folder / needed(said, "references", str)
+    return ShownSubject(
+        name, references, needed(said, "noun", str), needed(said, "description", str)
+    )
+
+
+def _sample(folder: Path, content: Mapping[str, Any]) -> Sample:
+    return Sample(
+        folder / needed(content, "file", str),
+        needed(content, "text", str),
+        texts(content, "subjects"),
+        needed(content, "described", str),
+    )
 
 
 def _read_pictures(folder: Path, references: Mapping[str, Path]) -> Gallery:

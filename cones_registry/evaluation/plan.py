@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
-from cones_registry.evaluation.fields import field, mapping_of, only, read_object, require_format
+from cones_registry.evaluation.fields import (
+    field,
+    mapping_of,
+    number,
+    only,
+    read_object,
+    require_format,
+    whole,
+)
 from cones_registry.evaluation.rows import (
     MAX_SUBJECTS,
     EvaluatedSubject,
@@ -27,6 +35,11 @@ from cones_registry.evaluation.rows import (
 )
 
 FORMAT: Final = "cones evaluation 1"
+MAX_SEEDS: Final = 100_000
+MAX_SEED: Final = 2**63 - 1
+MAX_STEPS: Final = 10_000
+MAX_GUIDANCE: Final = 1000
+"""As in a job file, which every drawn row becomes; a test compares them."""
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
 
@@ -122,9 +135,8 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
     )
     if not subjects:
         raise UsageError("the plan has no subjects")
-    seeds, first = field(content, "seeds", int, 1), field(content, "first_seed", int, 0)
-    if seeds < 1 or first < 0:
-        raise UsageError(f"seeds {seeds} from {first}; expected at least 1, from 0 on")
+    seeds = whole(content, "seeds", 1, MAX_SEEDS, 1)
+    first = whole(content, "first_seed", 0, MAX_SEED, 0)
     groups = [parse_group(each, subjects) for each in field(content, "groups", list, [])]
     items: list[Item] = []
     for template in field(content, "prompts", list, []):
@@ -139,14 +151,30 @@ def parse_plan(content: Mapping[str, Any], folder: Path) -> EvaluationPlan:
             items.append(Item(len(items) + 1, text, chosen, seed, seeds))
     if not items:
         raise UsageError("the plan has no prompts")
+    if items[-1].seed + seeds - 1 > MAX_SEED:
+        raise UsageError(f"first_seed {first} and the pictures after it pass the last, {MAX_SEED}")
     rows = tuple(parse_row(each, subjects) for each in field(content, "rows", list, []))
-    if not rows or len({row.folder for row in rows}) != len(rows):
-        raise UsageError("the plan needs rows, each with a name of its own")
-    steps = field(content, "steps", int, 0) or None
-    guidance = content.get("guidance")
+    _require_own_folders(rows)
     return EvaluationPlan(
-        subjects, tuple(items), rows, steps, None if guidance is None else float(guidance)
+        subjects,
+        tuple(items),
+        rows,
+        whole(content, "steps", 1, MAX_STEPS, None),
+        number(content, "guidance", 0, MAX_GUIDANCE),
     )
+
+
+def _require_own_folders(rows: Sequence[Row]) -> None:
+    if not rows:
+        raise UsageError("the plan has no rows")
+    owners: dict[str, Row] = {}
+    for row in rows:
+        other = owners.setdefault(row.folder, row)
+        if other is not row:
+            raise UsageError(
+                f"rows {quote(other.name)} and {quote(row.name)} would share the folder "
+                f"{row.folder}; expected for each row a name of its own"
+            )
 
 
 def _filled(template: Any, groups: list[tuple[str, ...]]) -> list[str]:

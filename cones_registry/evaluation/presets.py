@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
+from cones_registry.evaluation.fields import needed, optional
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,18 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(f"unknown preset {quote(name)}. Expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_preset(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what ``Preset.to_json`` made; UsageError for a field that it could not have made."""
+    for name in ("name", "resize", "aggregation", "source"):
+        needed(content, name, str)
+    needed(content, "text_scale", float)
+    needed(content, "floor", bool)
+    backbone = optional(content, "backbone", dict)
+    if backbone is not None:
+        needed(backbone, "name", str)
+    return content
 
 
 def require_backbone(chosen: Preset, found: Backbone, source: str) -> None:

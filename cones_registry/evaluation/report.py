@@ -12,14 +12,9 @@ from cones_registry.evaluation.table import MEASURES, Table, TableRow
 
 def markdown(table: Table) -> str:
     """The paper's shape first (text / image / presence), then each measure with intervals and n."""
-    parts = [f"# {table.title}", ""]
-    if table.differences:
-        parts += [
-            "Not comparable with the numbers printed in arXiv 2303.05125: "
-            + "; ".join(table.differences)
-            + ".",
-            "",
-        ]
+    parts = [f"# {_one_line(table.title)}", ""]
+    if warning := _warning(table):
+        parts += [warning, ""]
     heads = ["method", *(_subjects(count) for count in table.columns), "bytes a concept"]
     lines = [
         [row.method, *(_short_cell(row, count) for count in table.columns), _size(row)]
@@ -34,17 +29,25 @@ def markdown(table: Table) -> str:
             for row in table.rows
         ]
         parts += _markdown_table(heads[:-1], lines)
-    parts += ["", *(f"- {line}" for line in _notes(table)), ""]
+    parts += ["", *(f"- {_one_line(line)}" for line in _notes(table)), ""]
     return "\n".join(parts)
 
 
 def latex(table: Table) -> str:
-    """A tabular with one column for each measure and number of subjects (needs booktabs)."""
+    """A table with its title as caption and one column for each measure and number of subjects.
+
+    Needs the package booktabs. Everything that came from a file or an argument is escaped.
+    """
     count = len(table.columns)
     spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{name}}}" for name in MEASURES.values())
     numbers = " & ".join(str(each) for _ in MEASURES for each in table.columns)
+    warning = _warning(table)
+    remarks = [*([warning] if warning else []), *_notes(table)]
     lines = [
-        *(f"% {note}" for note in _notes(table)),
+        *(f"% {_one_line(remark)}" for remark in remarks),
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escaped(table.title)}}}",
         rf"\begin{{tabular}}{{l{'r' * (count * len(MEASURES))}r}}",
         r"\toprule",
         rf" & {spans} & bytes \\",
@@ -58,7 +61,10 @@ def latex(table: Table) -> str:
             for each in table.columns
         ]
         lines.append(" & ".join([_escaped(row.method), *cells, _escaped(_size(row))]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if warning:
+        lines += ["", rf"\smallskip\footnotesize {_escaped(warning)}"]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def json_text(table: Table) -> str:
@@ -126,10 +132,30 @@ def _markdown_table(heads: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(_one_line(cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+def _warning(table: Table) -> str:
+    """Why these are not the paper's numbers; empty if they are."""
+    if not table.differences:
+        return ""
+    return (
+        "Not comparable with the numbers printed in arXiv 2303.05125: "
+        + "; ".join(table.differences)
+        + "."
+    )
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks, which would end a comment, a heading or a row."""
+    return " ".join(text.split())
+
+
+_LATEX: Final = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def _escaped(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return _one_line(text).translate(_LATEX)

@@ -10,13 +10,21 @@ from typing import Any, Final, Literal
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
-from cones_registry.evaluation.fields import field, mapping_of, only
+from cones_registry.evaluation.fields import choice, field, mapping_of, only, texts, whole
 
 BASELINES: Final = ("textual-inversion", "dreambooth", "custom-diffusion", "lora")
 MAX_SUBJECTS: Final = 4
+MAX_TRAINING_STEPS: Final = 1_000_000
+MAX_FOLDER_BYTES: Final = 200
+"""Of a row's folder name; file systems take 255."""
 
 Words = Literal["token", "noun", "description"]
 """What stands for a subject: placeholder and class noun, the class noun alone, or all it is."""
+_GOES_WITH: Final = {
+    **dict.fromkeys(("steps", "learning_rate", "sets"), "baseline"),
+    "tuned": "concepts",
+}
+_TOLD: Final[tuple[Words, ...]] = ("noun", "description")
 
 
 @dataclass(frozen=True)
@@ -101,71 +109,90 @@ def parse_subject(name: str, value: Any, folder: Path) -> EvaluatedSubject:
     if not isinstance(value, dict) or not re.fullmatch(r"[A-Za-z][\w-]*", name):
         raise UsageError(f"{what}: expected a name of letters, digits and -, and an object")
     only(value, what, "token", "noun", "images", "description")
-    texts = {key: field(value, key, str, "") for key in ("token", "noun", "images", "description")}
-    if not texts["noun"].strip() or not texts["images"].strip():
+    said = {key: field(value, key, str, "") for key in ("token", "noun", "images", "description")}
+    if not said["noun"].strip() or not said["images"].strip():
         raise UsageError(f"{what} needs a noun and a folder of images")
-    images = folder / Path(texts["images"]).expanduser()
-    return EvaluatedSubject(name, texts["token"], texts["noun"], images, texts["description"])
+    try:
+        images = folder / Path(said["images"]).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{what}: images {quote(said['images'])}: {error}") from error
+    if "\0" in said["images"]:
+        raise UsageError(f"{what}: images {quote(said['images'])} is no name of a folder")
+    return EvaluatedSubject(name, said["token"], said["noun"], images, said["description"])
 
 
 def parse_group(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> tuple[str, ...]:
-    """Names of one to four known subjects; UsageError for anything else."""
+    """Names of one to four known subjects, none twice; UsageError for anything else."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_SUBJECTS:
         raise UsageError(f"group {quote(value)}; expected a list of 1 to {MAX_SUBJECTS} subjects")
-    for name in value:
+    names = texts({"group": value}, "group")
+    for name in names:
         if name not in subjects:
             raise UsageError(f"group {quote(value)} names {quote(name)}, which is no subject")
-    return tuple(value)
+    return names
 
 
 def _tuned(
-    value: Any, what: str, subjects: Mapping[str, EvaluatedSubject]
-) -> tuple[frozenset[str], tuple[str, ...]]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{what}: tuned {quote(value)}; expected subjects and their concepts")
-    only(value, what, "subjects", "concepts")
-    refs = field(value, "concepts", list, [])
-    if not refs or not all(isinstance(ref, str) for ref in refs):
-        raise UsageError(f"{what}: tuned {quote(value)} names no concepts")
-    return frozenset(parse_group(value.get("subjects"), subjects)), tuple(refs)
+    values: list[Any], subjects: Mapping[str, EvaluatedSubject]
+) -> dict[frozenset[str], tuple[str, ...]]:
+    found: dict[frozenset[str], tuple[str, ...]] = {}
+    for value in values:
+        if not isinstance(value, dict):
+            raise UsageError(f"tuned {quote(value)}; expected subjects and their concepts")
+        only(value, "tuned", "subjects", "concepts")
+        if not value.get("concepts"):
+            raise UsageError(f"tuned {quote(value)} names no concepts")
+        names = frozenset(parse_group(value.get("subjects"), subjects))
+        if names in found:
+            raise UsageError(f"tuned has {', '.join(sorted(names))} twice")
+        found[names] = texts(value, "concepts")
+    return found
 
 
 def parse_row(value: Any, subjects: Mapping[str, EvaluatedSubject]) -> Row:
     """The row that a JSON object describes; UsageError with the field that is wrong."""
     if not isinstance(value, dict) or not field(value, "name", str, "").strip():
         raise UsageError(f"row {quote(value)} has no name")
-    what = f"row {quote(value['name'])}"
-    only(
-        *(value, what, "name", "concepts", "words", "baseline"),
-        *("steps", "learning_rate", "pictures", "sets", "tuned"),
-    )
-    kinds = [key for key in ("concepts", "words", "baseline", "pictures") if key in value]
-    if len(kinds) != 1:
-        raise UsageError(f"{what} needs exactly one of concepts, words, baseline and pictures")
-    row = Row(
+    try:
+        row = _row(value, subjects)
+        _check(row, value, subjects)
+    except UsageError as error:
+        raise UsageError(f"row {quote(value['name'])}: {error}") from error
+    return row
+
+
+def _row(value: Mapping[str, Any], subjects: Mapping[str, EvaluatedSubject]) -> Row:
+    kinds = ("concepts", "words", "baseline", "pictures")
+    only(value, "it", "name", *kinds, "steps", "learning_rate", "sets", "tuned")
+    if sum(kind in value for kind in kinds) != 1:
+        raise UsageError(f"expected exactly one of {', '.join(kinds)}")
+    concepts = mapping_of(value, "concepts", lambda name, ref: field({name: ref}, name, str, ""))
+    return Row(
         value["name"],
-        mapping_of(value, "concepts", lambda _, ref: str(ref)) if "concepts" in value else None,
-        value.get("words"),
-        value.get("baseline"),
-        field(value, "steps", int, 0) or None,
-        field(value, "learning_rate", float, 0.0) or None,
-        value.get("pictures"),
+        concepts if "concepts" in value else None,
+        choice(value, "words", _TOLD),
+        choice(value, "baseline", BASELINES),
+        whole(value, "steps", 1, MAX_TRAINING_STEPS, None),
+        field(value, "learning_rate", float, 0.0) if "learning_rate" in value else None,
+        choice(value, "pictures", ("references",)),
         tuple(parse_group(each, subjects) for each in field(value, "sets", list, [])) or None,
-        dict(_tuned(each, what, subjects) for each in field(value, "tuned", list, [])) or None,
+        _tuned(field(value, "tuned", list, []), subjects) or None,
     )
-    if row.learning_rate is not None and (row.baseline is None or not 0 < row.learning_rate < 1):
-        raise UsageError(f"{what}: learning_rate goes with a baseline, above 0 and below 1")
-    if row.tuned and row.concepts is None:
-        raise UsageError(f"{what}: tuned goes with concepts")
+
+
+def _check(row: Row, value: Mapping[str, Any], subjects: Mapping[str, EvaluatedSubject]) -> None:
+    """What no field says alone."""
+    if row.folder in (".", "..") or len(row.folder.encode()) > MAX_FOLDER_BYTES:
+        raise UsageError("no folder can have this name. Give the row another one, up to 200 bytes")
+    for key, owner in _GOES_WITH.items():
+        if key in value and owner not in value:
+            raise UsageError(f"{key} goes with {owner}")
+    if row.learning_rate is not None and not 0 < row.learning_rate < 1:
+        raise UsageError(f"learning_rate is {row.learning_rate}, expected above 0 and below 1")
     if row.concepts is not None and set(row.concepts) != set(subjects):
         missing = sorted(set(subjects) ^ set(row.concepts))
-        raise UsageError(f"{what}: expected one ref for each subject; see {', '.join(missing)}")
-    if row.words not in (None, "noun", "description"):
-        raise UsageError(f"{what}: words {quote(row.words)}; expected noun or description")
+        raise UsageError(f"expected one ref for each subject; see {', '.join(missing)}")
     if row.words == "description" and not all(s.description for s in subjects.values()):
-        raise UsageError(f"{what}: not every subject has a description")
-    if row.baseline is not None and row.baseline not in BASELINES:
-        raise UsageError(f"{what}: expected one of {', '.join(BASELINES)}")
-    if row.pictures not in (None, "references"):
-        raise UsageError(f"{what}: pictures {quote(row.pictures)}; expected references")
-    return row
+        raise UsageError("not every subject has a description")
+    if row.baseline is not None and not all(s.token.strip() for s in subjects.values()):
+        raise UsageError("a baseline needs a token for every subject")

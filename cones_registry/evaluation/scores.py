@@ -7,8 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cones_registry.errors import CorruptDataError
-from cones_registry.evaluation.fields import read_object, require_format, write_object
+from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.evaluation.fields import (
+    needed,
+    objects,
+    optional,
+    read_object,
+    require_format,
+    texts,
+    write_object,
+)
+from cones_registry.evaluation.presets import check_preset
 
 FORMAT: Final = "cones scores 1"
 KEY: Final = "scores.json"
@@ -64,20 +73,45 @@ def read_scores(path: Path) -> Scores:
     content = read_object(file)
     require_format(content, FORMAT, file)
     try:
-        pictures = tuple(
-            PictureScore(
-                each["file"],
-                tuple(each["subjects"]),
-                each["text"],
-                tuple(each["image"]),
-                tuple(each["presence"]),
-                each["details"],
-            )
-            for each in content.pop("pictures")
-        )
-        del content["format"]
-        scores = Scores(pictures=pictures, **content)
-        hash((scores.method, scores.preset["name"]))
-    except (KeyError, TypeError, AttributeError) as error:
+        return _scores(content)
+    except UsageError as error:
         raise CorruptDataError(f"{file} holds no scores: {error}") from error
-    return scores
+
+
+def _scores(content: Mapping[str, Any]) -> Scores:
+    return Scores(
+        needed(content, "method", str),
+        check_preset(needed(content, "preset", dict)),
+        needed(content, "facts", dict),
+        needed(content, "presence", str),
+        tuple(_picture(each) for each in objects(content, "pictures")),
+        optional(content, "base", str),
+        optional(content, "base_source", str),
+        optional(content, "base_neurons", int),
+        optional(content, "bytes_per_concept", float),
+        optional(content, "settings", dict) or {},
+    )
+
+
+def _picture(content: Mapping[str, Any]) -> PictureScore:
+    subjects = texts(content, "subjects")
+    details = needed(content, "details", dict)
+    return PictureScore(
+        needed(content, "file", str),
+        subjects,
+        optional(content, "text", float),
+        _numbers(content, "image", len(subjects)),
+        _numbers(content, "presence", len(subjects)),
+        {name: needed(details, name, float) for name in details},
+    )
+
+
+def _numbers(content: Mapping[str, Any], name: str, count: int) -> tuple[float, ...]:
+    """One number for each subject, or none at all."""
+    found = tuple(
+        needed({f"one of {name}": each}, f"one of {name}", float)
+        for each in needed(content, name, list)
+    )
+    if len(found) not in (0, count):
+        raise UsageError(f"{name} has {len(found)} numbers for {count} subjects")
+    return found

@@ -11,8 +11,16 @@ from typing import Any
 import jsonschema
 import pytest
 
+from cones_registry.batch import job
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
-from cones_registry.evaluation.plan import parse_plan, read_plan
+from cones_registry.evaluation.plan import (
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_SEEDS,
+    MAX_STEPS,
+    parse_plan,
+    read_plan,
+)
 from cones_registry.evaluation.rows import BASELINES
 
 SCHEMA = Path(__file__).parents[2] / "schema"
@@ -71,11 +79,12 @@ def test_a_learning_rate_is_a_rivals_alone() -> None:
     rival = {"name": "rival", "baseline": "dreambooth", "learning_rate": 5e-6}
     made = plan(prompts=["{dog}"], rows=[rival])
     assert made.row("rival").learning_rate == 5e-6
-    for wrong in (
-        rival | {"learning_rate": 1},
-        {"name": "x", "words": "noun", "learning_rate": 0.1},
+    for wrong, reason in (
+        (rival | {"learning_rate": 1}, "above 0 and below 1"),
+        (rival | {"learning_rate": 0}, "above 0 and below 1"),
+        ({"name": "x", "words": "noun", "learning_rate": 0.1}, "goes with baseline"),
     ):
-        with pytest.raises(UsageError, match="goes with a baseline"):
+        with pytest.raises(UsageError, match=reason):
             plan(prompts=["{dog}"], rows=[wrong])
 
 
@@ -123,12 +132,21 @@ BAD = {
     "format-unknown": "format 'cones evaluation 2'",
     "no-place-for-a-subject": "no place for a subject",
     "row-with-two-methods": "exactly one of",
-    "row-words-unknown": "expected noun or description",
+    "row-words-unknown": "expected one of noun, description",
     "baseline-unknown": "expected one of textual-inversion",
-    "seeds-zero": "expected at least 1",
+    "seeds-zero": "expected a whole number 1",
     "subject-without-noun": "needs a noun",
     "field-unknown": "unknown field 'colour'",
     "group-of-five": "1 to 4 subjects",
+    "group-names-a-list": "one of group is .* expected str",
+    "group-names-a-subject-twice": "names one thing twice",
+    "guidance-not-a-number": "guidance is 'high', expected float",
+    "guidance-true": "guidance is True",
+    "steps-negative": "steps is -5, expected a whole number 1",
+    "row-name-climbs-out": "no folder can have this name",
+    "row-words-null": "words is None",
+    "row-ref-not-text": "dog is 5, expected str",
+    "row-steps-without-baseline": "steps goes with baseline",
 }
 
 
@@ -157,12 +175,47 @@ def test_every_rule_has_its_counter_example() -> None:
         ({"prompts": ["{1} and {2}"], "groups": [["dog"]]}, "no group has as many subjects"),
         ({"rows": [{"name": "x", "concepts": {"dog": "a/dog"}}]}, "ref for each subject"),
         ({"rows": [{"name": "x", "words": "noun"}] * 2}, "name of its own"),
+        ({"rows": [{"name": n, "words": "noun"} for n in ("a/b", "a b")]}, "share the folder a-b"),
+        ({"rows": [{"name": "x" * 201, "words": "noun"}]}, "no folder can have this name"),
+        ({"rows": []}, "no rows"),
         ({"seeds": True}, "seeds is True"),
+        ({"seeds": 2, "first_seed": 2**63 - 2, "prompts": ["{dog}", "{cat}"]}, "pass the last"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": 10**400}, "guidance is inf"),
+        ({"subjects": {"dog": SUBJECTS["dog"] | {"images": "~no such user/x"}}}, "images '~no"),
+        ({"subjects": {"dog": SUBJECTS["dog"] | {"images": "a\0b"}}}, "no name of a folder"),
+        (
+            {
+                "subjects": {"dog": SUBJECTS["dog"] | {"token": ""}},
+                "rows": [{"name": "x", "baseline": "lora"}],
+            },
+            "token for every subject",
+        ),
+        (
+            {"rows": [{"name": "x", "baseline": "lora", "sets": [["dog", "dog"]]}]},
+            "names one thing twice",
+        ),
     ],
 )
 def test_what_a_schema_cannot_say_is_refused_too(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         plan(**changes)
+
+
+def test_a_plan_may_say_what_a_job_file_may() -> None:
+    assert (MAX_SEEDS, MAX_SEED, MAX_STEPS, MAX_GUIDANCE) == (
+        job.MAX_COUNT,
+        job.MAX_SEED,
+        job.MAX_STEPS,
+        job.MAX_GUIDANCE,
+    )
+
+
+@pytest.mark.parametrize("text", ['{"guidance": NaN}', '{"prompts": ["a \\ud800 {dog}"]}'])
+def test_a_file_with_what_json_cannot_hold_is_corrupt(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(CorruptDataError, match=r"NaN is no number|half a character"):
+        read_plan(tmp_path / "plan.json")
 
 
 def test_a_missing_plan_and_one_that_is_no_json_are_told_apart(tmp_path: Path) -> None:
