@@ -132,6 +132,9 @@ def test_an_alias_moves_only_from_where_it_is_expected(registry: Registry) -> No
     with pytest.raises(ConflictError, match="names version 1, expected version 2"):
         registry.alias("alice/dog:3", "prod", expect=2)
     registry.alias("alice/dog:3", "prod", expect=1)
+    for wrong in ("²", "9" * 5000, True):
+        with pytest.raises(UsageError):
+            registry.alias("alice/dog:3", "prod", expect=wrong)
     assert other(registry).get("alice/dog:prod").version == 3
     assert registry.alias("alice/dog:prod", "stable").aliases == ("prod", "stable")
     with pytest.raises(UsageError, match="version number"):
