@@ -179,8 +179,18 @@ class _Run:
             self._push()
 
     def _push(self) -> None:
-        if self.unpushed:
-            self.registry.push_many([self._item(*each) for each in self.unpushed])
+        if not self.unpushed:
+            return
+        items = [self._item(*each) for each in self.unpushed]
+        try:
+            self.registry.push_many(items)
+        except ConflictError:
+            # What an earlier run pushed was removed since. That is for its own line to say.
+            for (subject, _), item in zip(self.unpushed, items, strict=True):
+                try:
+                    self.registry.push_many([item])
+                except ConflictError as error:
+                    self.errors.append(Failure(subject.line, None, str(error)))
         self.unpushed.clear()
 
     def _item(self, subject: Subject, data: bytes) -> dict[str, Any]:

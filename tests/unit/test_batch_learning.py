@@ -118,6 +118,20 @@ def test_interrupted_run_learns_and_pushes_nothing_twice(
         assert registry.get(f"alice/{name}").version == 1
 
 
+def test_a_run_started_again_tells_what_was_removed_and_pushes_the_rest(
+    tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
+) -> None:
+    arguments = (lines(photos), tmp_path / "out", registry, tiny_pipeline_folder)
+    with pytest.raises(KeyboardInterrupt):
+        learn(*arguments, engine=CountingEngine(stop_after=2), push_size=1)
+    registry.remove("alice/dog")
+    report, _ = learn(*arguments)
+    ((failure),) = report.failures
+    assert failure.line == 1
+    assert "alice/dog:1, which was removed since" in failure.reason
+    assert [registry.get(f"alice/{name}").version for name in ("star", "cross")] == [1, 1]
+
+
 def test_a_subject_that_fails_does_not_stop_the_others(
     tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
 ) -> None:
