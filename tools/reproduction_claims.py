@@ -262,6 +262,7 @@ OWN: Final = (
     ),
     Claim("Methods, scopes and densities", "extraction", page("extraction")),
     Claim("Fewer steps give the same masks", "steps", fewer_steps_are_enough),
+    Claim("Nothing depends on the demo base's size", "sd1", page("sd1")),
     Claim("How the rivals were tuned", "baselines", page("baselines")),
 )
 
