@@ -14,6 +14,7 @@ from cones_registry.batch.engine import Engine
 from cones_registry.batch.report import Failure, Progress
 from cones_registry.batch.rivals import draw_rival
 from cones_registry.batch.run import run_batch
+from cones_registry.evaluation.fields import make_folder
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
 from cones_registry.evaluation.plan import EvaluationPlan
 from cones_registry.evaluation.rows import Row
@@ -61,9 +62,10 @@ def draw_row(
     """Draw one row into ``folder`` and keep what it shows as ``gallery.json``.
 
     Started again it draws only what is missing. Failures are pictures that could not be drawn;
-    they are left out of the gallery. Raises what ``run_batch`` and training a rival raise.
+    they are left out of the gallery. Raises StoreUnavailableError for a folder that cannot be made,
+    and what ``run_batch`` and ``draw_rival`` raise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if row.pictures is not None:
         gallery = _real(plan, row)
         gallery.write(folder)

@@ -193,11 +193,14 @@ def score(
     "--format", "form", type=click.Choice(FORM_NAMES), default="markdown", show_default=True
 )
 @click.option("--title", help="Of the table. It may claim to be the paper's only where it is.")
-@click.option("--out", type=_PATH, help="A file instead of stdout.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout."
+)
 def table(
     session: Session, files: tuple[Path, ...], form: str, title: str | None, out: Path | None
 ) -> None:
     """Put the SCORES of several methods side by side: scores.json files or their folders."""
+    from cones_registry.evaluation.fields import write_text
     from cones_registry.evaluation.report import FORMS
     from cones_registry.evaluation.scores import read_scores
     from cones_registry.evaluation.table import make_table
@@ -210,8 +213,7 @@ def table(
     if out is None:
         session.output.line(text.rstrip("\n"))
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, "utf-8")
+    write_text(out, text)
     session.output.message(f"written to {out}")
 
 
@@ -228,7 +230,10 @@ def _plan(file: Path) -> EvaluationPlan:
 def _reference(text: str) -> tuple[str, Path]:
     """``NAME=FOLDER``, or a folder whose own name is the subject's."""
     name, equals, folder = text.partition("=")
-    path = Path(folder if equals else name).expanduser()
+    try:
+        path = Path(folder if equals else name).expanduser()
+    except RuntimeError as error:  # ~ of somebody who is not known here
+        raise NotFoundError(f"no folder {folder or name}: {error}") from error
     if not path.is_dir():
         raise NotFoundError(f"no folder {path} of reference pictures")
     return (name if equals else path.name), path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,6 @@ from cones_registry.evaluation.baselines.method import BASELINES, Baseline
 from cones_registry.evaluation.baselines.private_model import private_copy, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cones_registry.base_model import BaseModel
 
 _METADATA = "cones_baseline"
@@ -47,11 +44,6 @@ class Tuned:
     def stored_bytes(self) -> int:
         """Bytes of what a user keeps, uncompressed."""
         return sum(each.numel() * each.element_size() for each in self.kept.values())
-
-    @contextmanager
-    def pipeline_context(self) -> Iterator[Any]:
-        """The tuned diffusers pipeline, for code that wants one."""
-        yield self.base.pipeline
 
     def save(self, file: str | Path) -> None:
         """Keep it as a safetensors file; see ``load_tuned``."""
