@@ -215,8 +215,8 @@ def _page(record: dict[str, Any], table: str) -> str:
         "subject. The pictures are noise and the scores say nothing: shown is that every command "
         "runs at this size, what it takes, and the bytes of a concept. Learning over the whole "
         "prompt draws 24 class pictures a subject, which is nearly all of its time; `quick-gates` "
-        "takes 16 gradients before its steps. A rival trained on all four subjects jointly counts a "
-        "quarter of its bytes for each.\n",
+        "takes 16 gradients before its steps. A rival trained on all four subjects jointly counts "
+        "a quarter of its bytes for each.\n",
         f"{record['machine']}; torch {record['torch']}.\n",
         "| command | seconds | peak memory, GiB |",
         "|---|---:|---:|",
