@@ -126,6 +126,9 @@ def _probabilities(
     if module.norm_q is not None:
         query, key = module.norm_q(query), module.norm_k(key)
     logits = query.float() @ key.float().transpose(-1, -2) * module.scale
+    padding = given[2] if len(given) > 2 else named.get("attention_mask")
+    if padding is not None:  # added before the softmax, [B, 1, T]: PixArt shuts padding rows off
+        logits = logits + padding.float().unsqueeze(1)
     probabilities: torch.Tensor = logits.softmax(-1)
     return probabilities
 

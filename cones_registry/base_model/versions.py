@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -13,6 +14,7 @@ def library_versions() -> dict[str, str]:
     return {library: _version(library) for library in LIBRARIES}
 
 
+@cache
 def _version(library: str) -> str:
     if library == "torch":
         import torch

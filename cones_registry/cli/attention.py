@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ import click
 
 from cones_registry.errors import UsageError
 
+from .picture_file import make_room, write
 from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 SIDE = 256  # pixels; smaller pictures are shown enlarged, or their outlines would cover them
 GAP = 8
 
@@ -60,6 +63,7 @@ def command(
     \b
     cones attention alice/circle --prompt "a photo of V1 circle on grass" -o map.png
     """
+    make_room(out, SUFFIXES)
     registry = session.open(read_only=True)
     concept = registry.get(ref)
     if not concept.token:
@@ -74,19 +78,15 @@ def command(
             "which base model? Name its folder, its hub id or `demo` with --base; the concept was "
             f"made for {composition.base}"
         )
-    from cones_registry.attention import record_maps, subject_rows
+    from PIL.Image import registered_extensions
+
+    from cones_registry.attention import record_maps
     from cones_registry.attention.outlines import heated, outlined
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import Generator, Request
+    from cones_registry.generation import Generator, Request, prompt_rows
 
     base = BaseModel.load(source, device=device)
-    tokenizer = base.tokenizers[0]
-    rows = subject_rows(
-        tokenizer,
-        base.pipeline.maybe_convert_prompt(prompt, tokenizer),
-        token=concept.token,
-        class_noun=concept.class_noun,
-    )
+    rows = prompt_rows(base, prompt, token=concept.token, class_noun=concept.class_noun)
     requests = [
         Request(prompt, seed=seed),
         Request(prompt, composition=composition, seed=seed),
@@ -98,8 +98,9 @@ def command(
         shown = enlarged(picture)
         heat = maps.of(rows, entry, shape=(shown.height, shown.width))
         columns.append((outlined(shown, heat, level=level), heated(heat)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside(columns).save(out)
+    file = BytesIO()
+    beside(columns).save(file, registered_extensions()[out.suffix.lower()])
+    write(out, file.getvalue())
     session.output.line(str(out))
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cones_registry.errors import StoreUnavailableError, UsageError
+from cones_registry.errors import UsageError
 from cones_registry.picture_size import check_side
 
+from .picture_file import make_room, write
 from .session import Session
 from .verb import verb
-
-if TYPE_CHECKING:
-    from cones_registry.resolver import Member
 
 SUFFIXES = (".png", ".webp")
 
@@ -114,14 +112,7 @@ def command(
     if size is not None:
         check_side("width", size[0])
         check_side("height", size[1])
-    if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot draw to {out}: expected a name that ends in .png or .webp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailableError(
-            f"cannot make the folder {out.parent}: {error.strerror}. Draw to another place (--out)"
-        ) from error
+    make_room(out, SUFFIXES)
     registry = session.open(read_only=True) if refs else None
     composition = registry.resolve(*refs, tuned=tuned) if registry else None
     if source is None and registry and composition:
@@ -132,20 +123,17 @@ def command(
             + (f"; the concepts were made for {composition.base}" if composition else "")
         )
     from cones_registry.base_model import BaseModel
-    from cones_registry.base_model.versions import library_versions
-    from cones_registry.batch.worker import RECIPE_FORMAT
-    from cones_registry.generation import Generator, Request, encode_picture
+    from cones_registry.generation import Generator, Request, encode_picture, recipe_of
 
     base = BaseModel.load(source, device=device, dtype=dtype)
     requests = [
         Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
         for number in range(count)
     ]
+    generator = Generator(base)
     settings: dict[str, Any] = {
-        "steps": base.defaults.steps if steps is None else steps,
-        "guidance_scale": base.defaults.guidance_scale if guidance is None else guidance,
-        "width": size and size[0],
-        "height": size and size[1],
+        "steps": steps,
+        "guidance_scale": guidance,
         "scheduler": scheduler,
         "mask_unconditional": mask_unconditional,
     }
@@ -155,38 +143,17 @@ def command(
             update(step + 1, pipeline.num_timesteps)
             return tensors
 
-        pictures = Generator(base).generate(requests, on_step=on_step, **settings)
-    # The keys are those of schema/batch.md: a picture of a batch says the same.
-    recipe = {
-        "format": RECIPE_FORMAT,
-        "prompt": prompt,
-        "negative_prompt": negative,
-        "steps": settings["steps"],
-        "guidance": settings["guidance_scale"],
-        "size": list(size) if size else None,
-        "scheduler": scheduler or type(base.pipeline.scheduler).__name__,
-        "mask_unconditional": mask_unconditional,
-        "base": base.fingerprint,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "composition": composition.digest if composition else None,
-        "concepts": [_recorded(member) for member in composition.members] if composition else [],
-        "versions": library_versions(),
-    }
+        pictures = generator.generate(
+            requests,
+            width=size[0] if size else None,
+            height=size[1] if size else None,
+            on_step=on_step if generator.takes_on_step else None,
+            **settings,
+        )
+    concepts = composition.members if composition else ()
     for number, (request, picture) in enumerate(zip(requests, pictures, strict=True), start=1):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
         form = "webp" if path.suffix.lower() == ".webp" else "png"
-        path.write_bytes(encode_picture(picture, {**recipe, "seed": request.seed}, format=form))
+        recipe = recipe_of(request, base, size=size, concepts=concepts, **settings)
+        write(path, encode_picture(picture, recipe, format=form))
         session.output.line(str(path))
-
-
-def _recorded(member: Member) -> dict[str, str | None]:
-    """One concept as a recipe keeps it."""
-    concept = member.concept
-    return {
-        "ref": member.ref,
-        "mask_digest": concept.mask_digest,
-        "blob_digest": concept.blob_digest,
-        "scope": concept.scope,
-        "token": concept.token,
-        "class_noun": concept.class_noun,
-    }

@@ -1,14 +1,23 @@
 """Drawing: requests with any mix of masks, one batch, one unchanged base model."""
 
 from cones_registry.generation.generator import Generator
-from cones_registry.generation.recipe import encode_picture, read_recipe
+from cones_registry.generation.parts import prompt_rows
+from cones_registry.generation.recipe import (
+    RECIPE_FORMAT,
+    encode_picture,
+    read_recipe,
+    recipe_of,
+)
 from cones_registry.generation.request import Request
 from cones_registry.generation.schedulers import SCHEDULERS
 
 __all__ = [
+    "RECIPE_FORMAT",
     "SCHEDULERS",
     "Generator",
     "Request",
     "encode_picture",
+    "prompt_rows",
     "read_recipe",
+    "recipe_of",
 ]

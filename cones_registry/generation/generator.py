@@ -17,8 +17,13 @@ from cones_registry.errors import UsageError
 from cones_registry.generation.parts import Branches, branches, row_count
 from cones_registry.generation.preview import PreviewCallback, StepCallback
 from cones_registry.generation.request import Request, check_base
-from cones_registry.generation.schedulers import fresh_scheduler
-from cones_registry.generation.settings import Settings, check_settings, family_arguments
+from cones_registry.generation.schedulers import check_scheduler, fresh_scheduler
+from cones_registry.generation.settings import (
+    Settings,
+    check_settings,
+    family_arguments,
+    has_step_callback,
+)
 from cones_registry.generation.view import PlannedModel, pipeline_view
 
 if TYPE_CHECKING:
@@ -34,6 +39,11 @@ class Generator:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
+
+    @property
+    def takes_on_step(self) -> bool:
+        """Whether this model's stock pipeline calls back after each step (PixArt's does not)."""
+        return has_step_callback(self.base.pipeline)
 
     def generate(
         self,
@@ -67,11 +77,13 @@ class Generator:
         on_preview: ``on_preview(step, pictures)`` with the latents of a batch decoded, after every
             ``preview_every`` steps.
         progress: show a bar over steps.
-        pipeline_arguments: given to the stock pipeline as they are (``eta``, ``clip_skip`` …).
+        pipeline_arguments: given to the stock pipeline as they are (``eta`` …); one it does not
+            know is an error.
 
         Without a mask the picture is the stock pipeline's for the same seed.
         Raises BaseModelMismatchError before any work if a mask was made for another model,
-        NotFoundError if a prompt does not name a subject, UsageError for wrong settings.
+        NotFoundError if a prompt does not name a subject, UsageError for wrong settings, a
+        scheduler that cannot use what the model predicts, or more steps than it was trained with.
         """
         return list(
             self.stream(
@@ -129,7 +141,7 @@ class Generator:
             progress=progress,
             pipeline_arguments=pipeline_arguments,
         )
-        check_settings(settings, batch_size)
+        check_settings(self.base.pipeline, settings, batch_size)
         requests = list(requests)
         for request in requests:
             check_base(request, self.base)
@@ -144,7 +156,7 @@ class Generator:
             )
             for request in requests
         ]
-        fresh_scheduler(self.base.pipeline.scheduler, scheduler)
+        check_scheduler(self.base.pipeline.scheduler, scheduler, settings.steps)
         reason = unservable_reason(self.base.denoiser)
         if reason is not None:
             return self._in_place(requests, planned, settings, reason)

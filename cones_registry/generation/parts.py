@@ -80,7 +80,7 @@ def _subject_rows(
     include_padding: bool = False,
     required: bool = True,
 ) -> torch.Tensor:
-    """Rows of one subject, bool [T], in the text as the pipeline gives it to its tokenizers."""
+    """Rows of one part of a composition, bool [T]."""
     if part.scope != "subject":
         raise UsageError(f"unknown scope {part.scope!r}. Expected 'prompt' or 'subject'")
     if not part.token:
@@ -88,15 +88,42 @@ def _subject_rows(
             f"{', '.join(part.refs) or 'a part'} has scope 'subject' but no token. Push the "
             "concept with the token it was learnt with"
         )
-    found = torch.zeros(rows, dtype=torch.bool)
+    return prompt_rows(
+        base,
+        prompt,
+        token=part.token,
+        class_noun=part.class_noun,
+        rows=rows,
+        include_padding=include_padding,
+        required=required,
+    )
+
+
+def prompt_rows(
+    base: BaseModel,
+    prompt: str,
+    *,
+    token: str,
+    class_noun: str | None = None,
+    rows: int | None = None,
+    include_padding: bool = False,
+    required: bool = True,
+) -> torch.Tensor:
+    """Rows of ``token`` and its noun, bool [T], in ``prompt`` as the pipeline of ``base`` reads it.
+
+    All its tokenizers count. rows: T, by default ``row_count(base)``. The rest, and what is raised,
+    is ``attention.subject_rows``'s.
+    """
+    length = row_count(base) if rows is None else rows
+    found = torch.zeros(length, dtype=torch.bool)
     with base.lock:
         for tokenizer in base.tokenizers:
             found |= subject_rows(
                 tokenizer,
                 _prepared(base.pipeline, prompt, tokenizer),
-                token=part.token,
-                class_noun=part.class_noun,
-                length=rows,
+                token=token,
+                class_noun=class_noun,
+                length=length,
                 include_padding=include_padding,
                 required=required,
             )

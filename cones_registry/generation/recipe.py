@@ -4,18 +4,69 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cones_registry.base_model.versions import library_versions
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cones_registry.attention.composed import ComposedMember
+    from cones_registry.base_model import BaseModel
+    from cones_registry.generation.request import Request
+
+RECIPE_FORMAT = "cones recipe 1"
 FORMATS = ("png", "webp")
 _KEY = "cones"
 _IMAGE_DESCRIPTION = 0x010E  # Exif tag; WebP has no text chunks
+
+
+def recipe_of(
+    request: Request,
+    base: BaseModel,
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    size: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+    mask_unconditional: bool = True,
+    concepts: Iterable[ComposedMember] = (),
+) -> dict[str, Any]:
+    """What one picture was drawn from; the keys are those of ``schema/batch.md``.
+
+    steps, guidance_scale, scheduler: as the generator was told, None is the base model's own.
+    size: width and height in pixels, None for the model's own. concepts: what the request's
+    composition was made of.
+    """
+    return {
+        "format": RECIPE_FORMAT,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "steps": base.defaults.steps if steps is None else steps,
+        "guidance": base.defaults.guidance_scale if guidance_scale is None else guidance_scale,
+        "size": list(size) if size else None,
+        "scheduler": scheduler or type(base.pipeline.scheduler).__name__,
+        "mask_unconditional": mask_unconditional,
+        "base": base.fingerprint,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "composition": getattr(request.composition, "digest", None),
+        "concepts": [
+            {
+                "ref": member.ref,
+                "mask_digest": member.concept.mask_digest,
+                "blob_digest": member.concept.blob_digest,
+                "scope": member.concept.scope,
+                "token": member.concept.token,
+                "class_noun": member.concept.class_noun,
+            }
+            for member in concepts
+        ],
+        "versions": library_versions(),
+    }
 
 
 def encode_picture(image: Image, recipe: Mapping[str, Any], *, format: str = "png") -> bytes:
@@ -60,7 +111,13 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
             text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
     except FileNotFoundError as error:
         raise NotFoundError(f"no picture at {name}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (
+        UnidentifiedImageError,
+        pillow.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise CorruptDataError(f"{name} is no readable picture: {error}") from error
     if not text:
         raise NotFoundError(
@@ -69,7 +126,7 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
         )
     try:
         recipe = json.loads(str(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"the recipe in {name} is not JSON: {error}") from error
     if not isinstance(recipe, dict):
         raise CorruptDataError(f"the recipe in {name} is not a JSON object")

@@ -40,6 +40,9 @@ class Request:
             raise UsageError(
                 f"prompt {self.prompt!r} and negative prompt {self.negative_prompt!r} must be text"
             )
+        for text in (self.prompt, self.negative_prompt):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UsageError(f"prompt {text!r} is not valid Unicode text (a lone surrogate)")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise UsageError(f"seed {self.seed!r} is no whole number")
         if not 0 <= self.seed <= MAX_SEED:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
+
+import torch
 
 from cones_registry.errors import UsageError
 
@@ -46,3 +49,43 @@ def fresh_scheduler(own: Any, choice: Any = None) -> Any:
         f"{choice!r} is no scheduler. Give a name ({', '.join(SCHEDULERS)}), a diffusers scheduler "
         "class or an instance"
     )
+
+
+def check_scheduler(own: Any, choice: Any, steps: int) -> None:
+    """Raise UsageError unless ``choice`` can make ``steps`` steps with what the model predicts.
+
+    own: the pipeline's scheduler, whose configuration says what the model predicts. A scheduler
+    that cannot use it says so in its first step, so that step is made here, on one number.
+    """
+    scheduler = fresh_scheduler(own, choice)
+    trained = getattr(scheduler.config, "num_train_timesteps", None)
+    if trained is not None and steps > trained:
+        raise UsageError(
+            f"steps={steps}, but the model was trained with {trained} steps of noise. Expected at "
+            f"most {trained}; 20 to 50 are usual"
+        )
+    reason = _refusal(scheduler, steps)
+    if reason is None:
+        return
+    predicted = getattr(own.config, "prediction_type", "epsilon")
+    able = [name for name in SCHEDULERS if _refusal(fresh_scheduler(own, name), steps) is None]
+    raise UsageError(
+        f"{type(scheduler).__name__} cannot draw in {steps} steps with this model, which predicts "
+        f"{predicted!r}: {reason}. Schedulers that can: {', '.join(able)}"
+    )
+
+
+def _refusal(scheduler: Any, steps: int) -> str | None:
+    """Why a scheduler cannot make its first step, or None; ``scheduler`` is used up by it."""
+    number = torch.zeros(1, 1, 1, 1)
+    # Noise of its own: the process's generator stays where it is.
+    noise = {"generator": torch.Generator("cpu")}
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    try:
+        scheduler.set_timesteps(steps, device="cpu")
+        first = scheduler.timesteps[0]
+        scheduler.scale_model_input(number, first)
+        scheduler.step(number, first, number, **(noise if takes_noise else {}))
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        return " ".join(str(error).split()).rstrip(".")
+    return None

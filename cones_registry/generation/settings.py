@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from cones_registry.errors import UsageError
@@ -25,6 +27,15 @@ _RESERVED = frozenset(
         "return_dict",
     }
 )
+
+# What the generator says itself -> how to tell it.
+_OWNED = {
+    "callback": "on_step",
+    "callback_on_step_end": "on_step",
+    "callback_steps": "on_step",
+    "clean_caption": "the prompt as it shall be read",
+    "num_inference_steps": "steps",
+}
 
 # Latent sizes whose pictures PixArt draws at the nearest trained aspect ratio.
 _BINNED_SIZES = (32, 64, 128)
@@ -48,27 +59,61 @@ class Settings:
     pipeline_arguments: dict[str, Any]
 
 
-def check_settings(settings: Settings, batch_size: int | None) -> None:
-    """Raise UsageError for a setting out of range."""
-    if settings.steps < 1:
-        raise UsageError(f"steps={settings.steps}, expected at least 1")
-    if not 0 <= settings.guidance_scale < 1000:
-        raise UsageError(f"guidance_scale={settings.guidance_scale}, expected 0 … 1000")
-    if settings.preview_every < 1:
-        raise UsageError(f"preview_every={settings.preview_every}, expected at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}, expected at least 1")
-    reserved = sorted(_RESERVED & set(settings.pipeline_arguments))
-    if reserved:
-        raise UsageError(f"{reserved[0]!r} cannot be given for a batch. Say it in each Request")
+def check_settings(pipeline: Any, settings: Settings, batch_size: int | None) -> None:
+    """Raise UsageError for a setting out of range, or one that ``pipeline`` does not know."""
+    _check_count("steps", settings.steps)
+    _check_count("preview_every", settings.preview_every)
+    if batch_size is not None:
+        _check_count("batch_size", batch_size)
+    guidance = settings.guidance_scale
+    if not isinstance(guidance, Real) or not 0 <= guidance < 1000:
+        raise UsageError(f"guidance_scale={guidance!r}, expected a number from 0 below 1000")
+    _check_arguments(pipeline, settings.pipeline_arguments)
+    if not has_step_callback(pipeline) and (settings.on_step or settings.on_preview):
+        raise UsageError(
+            f"{type(pipeline).__name__} has no callback after a step; drop on_step and on_preview"
+        )
     for name, size in (("height", settings.height), ("width", settings.width)):
         if size is not None:
             check_side(name, size)
 
 
+def has_step_callback(pipeline: Any) -> bool:
+    """Whether a stock pipeline calls back after each step."""
+    return "callback_on_step_end" in _parameters(pipeline)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name}={value!r}, expected a whole number of at least 1")
+
+
+def _check_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    """Stock pipelines take ``**kwargs`` and ignore what they do not know: a slip must not pass."""
+    known = _parameters(pipeline)
+    for name in sorted(arguments):
+        if name in _RESERVED:
+            raise UsageError(f"{name!r} cannot be given for a batch. Say it in each Request")
+        if name in _OWNED:
+            raise UsageError(f"{name!r} is the generator's own affair. Say {_OWNED[name]} instead")
+        if name not in known:
+            able = sorted(known - _RESERVED - set(_OWNED) - set(Settings.__dataclass_fields__))
+            raise UsageError(
+                f"unknown argument {name!r}. Expected one of the generator's own, or of "
+                f"{type(pipeline).__name__}: {', '.join(able)}"
+            )
+
+
+def _parameters(pipeline: Any) -> frozenset[str]:
+    """Names of what a stock pipeline takes in a call."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+    named = (each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD)
+    return frozenset(named) - {"self"}
+
+
 def family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
     """Arguments that only some stock pipelines know."""
-    known = inspect.signature(type(view).__call__).parameters
+    known = _parameters(view)
     arguments: dict[str, Any] = {}
     if "clean_caption" in known:
         # Rows are found in the prompt as it is given; cleaning would move them.
@@ -79,9 +124,5 @@ def family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
     if settings.on_preview is not None:
         callback = preview_callback(settings.on_preview, settings.preview_every, callback)
     if callback is not None:
-        if "callback_on_step_end" not in known:
-            raise UsageError(
-                f"{type(view).__name__} has no callback after a step; drop on_step and on_preview"
-            )
         arguments["callback_on_step_end"] = callback
     return arguments

@@ -107,6 +107,60 @@ def test_an_outline_runs_around_what_is_above_the_level() -> None:
     assert not (np.asarray(flat) == INK).all(-1).any()  # a flat map has no inside
 
 
+def test_rows_that_a_model_does_not_read_get_no_attention(
+    family_folder: Callable[[str], Path],
+) -> None:
+    from cones_registry.base_model import BaseModel
+    from cones_registry.generation import prompt_rows
+
+    base = BaseModel.load(family_folder("pixart"), device="cpu")
+    with record_maps(base.denoiser) as maps:
+        Generator(base).generate([Request(PROMPT)], steps=1, guidance_scale=1)
+    rows = prompt_rows(base, PROMPT, token="sks", class_noun="dog")
+    read = torch.arange(len(rows)) < len(base.tokenizers[0](PROMPT).input_ids)
+    assert rows[read].sum() == rows.sum() == 2
+    assert maps.of(read, -1, shape=(16, 16)) == pytest.approx(np.ones((16, 16)), abs=1e-5)
+    assert maps.of(~read, -1, shape=(16, 16)).max() < 1e-5
+
+
+def test_cones_attention_refuses_a_place_before_it_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ["-r", str(tmp_path / "none"), "--base", "none"]
+    (tmp_path / "file").write_text("")
+    drawn = ["attention", "dog", "--prompt", PROMPT, *nowhere]
+    assert cli.run([*drawn, "-o", str(tmp_path / "map.xyz")]) == 2
+    assert "map.xyz: expected a name that ends in .png, .webp, .jpg or .jpeg" in (
+        capsys.readouterr().err
+    )
+    assert cli.run([*drawn, "-o", str(tmp_path / "file" / "map.png")]) == 14
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-xl", "pixart"])
+def test_cones_attention_draws_maps_for_every_family(
+    tmp_path: Path,
+    family: str,
+    family_folder: Callable[[str], Path],
+    random_mask: Callable[..., "ConceptMask"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cones_registry.base_model import BaseModel
+    from cones_registry.registry import Registry
+
+    monkeypatch.setenv("CONES_CACHE", str(tmp_path / "cache"))
+    base = BaseModel.load(family_folder(family), device="cpu")
+    registry = Registry.create(tmp_path / "concepts")
+    mask = random_mask(base.layer_table)
+    registry.push("dog", mask, base=base, scope="subject", token="sks", class_noun="dog")
+    where = ["-r", str(tmp_path / "concepts"), "--base", str(family_folder(family))]
+    out = tmp_path / "map.jpg"
+    drawn = ["attention", "dog", "--prompt", PROMPT, "--steps", "2", *where]
+    assert cli.run([*drawn, "-o", str(out)]) == 0
+    with Image.open(out) as drawing:
+        assert drawing.width >= 2 * 256
+
+
 def test_cones_attention_draws_maps_of_a_concept(
     tmp_path: Path,
     tiny_base: "BaseModel",

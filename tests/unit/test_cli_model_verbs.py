@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     learnt = ["extract", str(photos), *words, *base, *how]
     assert cli.run([*learnt, "--push", "alice/dog", "--out", str(file)]) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"{file}\nalice/dog:1\n"
+    assert captured.out == f"alice/dog:1\n{file}\n"
     assert len(load_file(file)) > 0
 
     picture = tmp_path / "pictures" / "dog.png"
@@ -59,7 +60,7 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     said = capsys.readouterr().out
     assert "alice/dog:1 at 'sks dog'" in said
     again = "cones generate 'a photo of sks dog' -c alice/dog:1 --seed 5 --steps 2 --guidance 7.5"
-    assert said.rstrip().endswith(again)
+    assert said.rstrip().endswith(f"{again} --base MODEL")  # no registry knows a folder here
     assert cli.run(["show", f"file://{second}", "--json"]) == 0
     recipe = json.loads(capsys.readouterr().out)
     assert (recipe["prompt"], recipe["seed"], recipe["steps"]) == ("a photo of sks dog", 5, 2)
@@ -112,6 +113,61 @@ def test_a_size_no_pipeline_draws_is_refused_before_anything_is_opened(
     assert "height is 500 pixels; expected a multiple of 8" in capsys.readouterr().err
     assert cli.run([*drawn, "--out", "dog.gif"]) == 2
     assert "dog.gif: expected a name that ends in .png or .webp" in capsys.readouterr().err
+
+
+def test_a_model_whose_pipeline_tells_no_steps_is_drawn_with(
+    tmp_path: Path, family_folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(tmp_path / "dog.png")
+    drawn = ["generate", "a dog", "--base", str(family_folder("pixart")), "--steps", "1"]
+    assert cli.run([*drawn, "--out", picture]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--steps", "5000"], "at most 1000"),
+        (["--scheduler", "euler-ancestral"], "Schedulers that can: ddim"),
+        (["--scheduler", "pndm"], "Schedulers that can: ddim"),
+        (["--device", "meta"], "torch sees none of that kind"),
+    ],
+)
+def test_what_the_demo_base_cannot_do_is_a_usage_error(
+    options: list[str], fact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(tmp_path / "circle.png")
+    assert cli.run(["generate", "a circle", "--base", "demo", "--out", picture, *options]) == 2
+    assert fact in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_no_bug(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ["generate", "a dog", "--base", str(tiny_pipeline_folder), "--steps", "1"]
+    (tmp_path / "dog-1.png").mkdir()
+    assert cli.run([*drawn, "--count", "2", "--out", str(tmp_path / "dog.png")]) == 14
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_relative_folder_is_no_source_to_anybody_else(
+    registry: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cones_registry import BaseModel, ConceptMask, Registry
+
+    home = tiny_pipeline_folder.parent.parent
+    monkeypatch.chdir(home)
+    # As somebody else's copy of the model: that of the other tests is cached with its whole path.
+    BaseModel.cache.clear()
+    base = BaseModel.load(str(tiny_pipeline_folder.relative_to(home)), device="cpu")
+    Registry.open(registry).push("a/one", ConceptMask.empty(base.layer_table), base=base)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert cli.run(["generate", "a dog", "-c", "a/one"]) == 2
+    assert "which base model?" in capsys.readouterr().err
 
 
 def test_the_plain_unconditional_branch_is_a_choice_that_the_picture_tells(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -357,6 +358,17 @@ def test_prompt_without_the_subject_is_refused_before_any_work(
         {"scheduler": "fast"},
         {"scheduler": 3},
         {"latents": None},
+        {"steps": 2.5},
+        {"steps": True},
+        {"steps": "20"},
+        {"guidance_scale": "high"},
+        {"guidance_scale": float("nan")},
+        {"batch_size": 1.5},
+        {"guidance": 1},
+        {"foo": 1},
+        {"num_inference_steps": 4},
+        {"callback_on_step_end": print},
+        {"kwargs": {}},
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(
@@ -366,8 +378,76 @@ def test_wrong_settings_are_refused_before_any_work(
         Generator(tiny_base).stream([Request(PROMPT)], **wrong)
 
 
+def test_an_unknown_setting_names_those_that_are_known(tiny_base: BaseModel) -> None:
+    generator = Generator(tiny_base)
+    with pytest.raises(UsageError, match=r"unknown argument 'clipskip'.*clip_skip, eta") as caught:
+        generator.stream([Request(PROMPT)], clipskip=1)
+    assert "num_inference_steps" not in str(caught.value)
+    with pytest.raises(UsageError, match="Say steps instead"):
+        generator.stream([Request(PROMPT)], num_inference_steps=4)
+    assert generator.generate([Request(PROMPT)], steps=1, guidance_rescale=0.5, eta=0.5)
+
+
+@pytest.mark.parametrize("name", [None, *SCHEDULERS])
+def test_more_steps_than_the_model_was_trained_with_are_refused(
+    tiny_base: BaseModel, name: str | None
+) -> None:
+    generator = Generator(tiny_base)
+    generator.stream([Request(PROMPT)], steps=999, scheduler=name)
+    with pytest.raises(UsageError, match=r"steps=1001.*at most 1000"):
+        generator.stream([Request(PROMPT)], steps=1001, scheduler=name)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers' own
 @pytest.mark.parametrize(
-    "wrong", [{"seed": -1}, {"seed": 2**63}, {"seed": 1.5}, {"negative_prompt": 3}]
+    ("prediction", "unable"),
+    [
+        ("epsilon", set()),
+        ("v_prediction", set()),
+        ("sample", {"euler-ancestral", "pndm"}),
+    ],
+)
+def test_a_scheduler_that_cannot_use_the_prediction_is_refused_and_all_others_draw(
+    tiny_base: BaseModel, prediction: str, unable: set[str]
+) -> None:
+    stock = tiny_base.pipeline
+    scheduler = type(stock.scheduler).from_config(
+        stock.scheduler.config, prediction_type=prediction
+    )
+    pipeline = copy(stock)
+    pipeline.__dict__["scheduler"] = scheduler
+    generator = Generator(BaseModel(pipeline, source="own", fingerprint=tiny_base.fingerprint))
+    noise = torch.get_rng_state()
+    refused = set()
+    for name in SCHEDULERS:
+        try:
+            pictures = generator.stream([Request(PROMPT)], steps=4, scheduler=name)
+        except UsageError as error:
+            assert f"predicts '{prediction}'" in str(error)
+            assert "Schedulers that can: ddim, ddpm" in str(error)
+            refused.add(name)
+        else:
+            assert list(pictures)
+    assert refused == unable
+    assert torch.equal(torch.get_rng_state(), noise)
+
+
+def test_a_scheduler_that_needs_more_steps_is_refused_with_its_reason(
+    tiny_base: BaseModel,
+) -> None:
+    with pytest.raises(UsageError, match="PNDMScheduler cannot draw in 3 steps"):
+        Generator(tiny_base).stream([Request(PROMPT)], steps=3, scheduler="pndm")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": 1.5},
+        {"negative_prompt": 3},
+        {"negative_prompt": "\ud800"},
+    ],
 )
 def test_wrong_request_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -119,6 +119,20 @@ def test_subject_rows_change_and_all_others_keep_their_bits(
             assert changed == [[2, first], [2, first + 1]]
 
 
+def test_everything_is_checked_before_the_first_batch(base: BaseModel) -> None:
+    generator = Generator(base)
+    for slip in ({"guidance": 1}, {"foo": 1}, {"num_inference_steps": 4}, {"clean_caption": True}):
+        with pytest.raises(UsageError, match=next(iter(slip))):
+            generator.stream([Request(PROMPT)], **slip)
+    callbacks: tuple[dict[str, Any], ...] = ({"on_step": print}, {"on_preview": print})
+    for callback in callbacks:
+        if generator.takes_on_step:
+            generator.stream([Request(PROMPT)], **callback)
+        else:
+            with pytest.raises(UsageError, match="no callback after a step"):
+                generator.stream([Request(PROMPT)], **callback)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_agrees_with_shut(
     family_folder: Callable[[str], Path], random_mask: MakeMask, dtype: str

@@ -15,6 +15,7 @@ from cones_registry.generation import (
     Request,
     encode_picture,
     read_recipe,
+    recipe_of,
 )
 
 RECIPE = {"prompt": "größer «Hund» 犬", "seed": 7, "concepts": [{"ref": "local/dog:1"}]}
@@ -24,6 +25,20 @@ RECIPE = {"prompt": "größer «Hund» 犬", "seed": 7, "concepts": [{"ref": "lo
 def picture() -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def test_a_recipe_has_the_keys_of_the_format_and_what_was_left_out_is_the_models_own(
+    tiny_base: BaseModel,
+) -> None:
+    recipe = recipe_of(Request("a dog", seed=3), tiny_base)
+    page = Path(__file__).parents[2] / "schema" / "batch.md"
+    assert all(f"`{key}`" in page.read_text(encoding="utf-8") for key in recipe)
+    assert (recipe["prompt"], recipe["seed"], recipe["negative_prompt"]) == ("a dog", 3, "")
+    assert (recipe["steps"], recipe["guidance"], recipe["size"]) == (50, 7.5, None)
+    assert (recipe["scheduler"], recipe["dtype"]) == ("DDIMScheduler", "float32")
+    assert (recipe["composition"], recipe["concepts"]) == (None, [])
+    told = recipe_of(Request("a dog"), tiny_base, steps=2, size=(16, 8), scheduler="dpm")
+    assert (told["steps"], told["size"], told["scheduler"]) == (2, [16, 8], "dpm")
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])
