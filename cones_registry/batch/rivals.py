@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones_registry.base_model import BaseModel
 from cones_registry.batch.report import Progress
-from cones_registry.errors import ConesError, ConflictError, UsageError
-from cones_registry.evaluation.fields import read_object, write_object
+from cones_registry.digest import sha256_bytes
+from cones_registry.errors import ConesError, ConflictError
+from cones_registry.evaluation.fields import make_folder, read_object, write_object
 from cones_registry.evaluation.plan import EvaluationPlan, Item
 from cones_registry.evaluation.rows import Row
 
@@ -32,11 +33,14 @@ def draw_rival(
     batch_size: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[float | None, dict[str, Any]]:
-    """Train on each set of subjects, draw its prompts; bytes a concept and how it was trained."""
+    """Train on each set of subjects, draw its prompts; bytes a concept and how it was trained.
+
+    Raises ConflictError if the folder holds pictures of other prompts, settings or base model.
+    """
     work: dict[tuple[str, ...], list[Item]] = {}
     for item in plan.items:
         work.setdefault(plan.training_set(row, item), []).append(item)
-    _require_same_training(plan, row, folder)
+    _require_same_training(plan, row, folder, base)
     done, total = 0, sum(item.count for item in plan.items)
     sizes: dict[str, dict[str, Any]] = _read_record(folder)
     trainer = _Trainer(plan, row, folder, base)
@@ -80,14 +84,19 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
     file = folder / "training.json"
     if not file.exists():
         return {}
-    found: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))
-    return found
+    return read_object(file)
 
 
-def _require_same_training(plan: EvaluationPlan, row: Row, folder: Path) -> None:
-    """ConflictError if the folder's pictures were made with other settings than the plan's now."""
+def _require_same_training(plan: EvaluationPlan, row: Row, folder: Path, base: BaseModel) -> None:
+    """ConflictError if the folder's pictures were made with other settings than the plan's now.
+
+    What a folder of an older version does not say is taken to be the same.
+    """
     file = folder / "settings.json"
+    prompts = json.dumps([[item.prompt("token"), item.seed, item.count] for item in plan.items])
     settings = {
+        "base": base.fingerprint,
+        "prompts": sha256_bytes(prompts.encode()),
         "baseline": row.baseline,
         "training_steps": row.steps,
         "learning_rate": row.learning_rate,
@@ -98,7 +107,7 @@ def _require_same_training(plan: EvaluationPlan, row: Row, folder: Path) -> None
     if not file.exists():
         write_object(file, settings)
         return
-    before = read_object(file)
+    before = settings | read_object(file)
     if before != settings:
         changed = ", ".join(
             f"{key} {before.get(key)} and now {value}"
@@ -141,8 +150,6 @@ class _Trainer:
         from cones_registry.evaluation.baselines import SubjectImages, train
 
         subjects = [self._plan.subjects[each] for each in names]
-        if not all(subject.token for subject in subjects):
-            raise UsageError(f"row {self._row.name!r} needs a token for every subject")
         return train(
             name,
             self._base,
@@ -155,17 +162,16 @@ class _Trainer:
 def _draw_items(
     items: Sequence[Item], tuned: Tuned, folder: Path, plan: EvaluationPlan, batch_size: int
 ) -> None:
-    """Draw prompts with a rival's model, each picture with its recipe."""
-    from cones_registry.base_model.versions import library_versions
+    """Draw prompts with a rival's model, each picture with its recipe and the rival's name."""
     from cones_registry.generation import Generator, Request, encode_picture
+    from cones_registry.generation.recipe import recipe_of
 
     asked = [
         (stem, Request(item.prompt("token"), seed=item.seed + number))
         for item in items
         for number, stem in enumerate(item.picture_names())
     ]
-    (folder / "pictures").mkdir(exist_ok=True)
-    versions: Mapping[str, str] = library_versions()
+    make_folder(folder / "pictures")
     stream = Generator(tuned.base).stream(
         [request for _, request in asked],
         steps=plan.steps,
@@ -173,16 +179,8 @@ def _draw_items(
         batch_size=batch_size,
     )
     for (stem, request), picture in zip(asked, stream, strict=True):
-        recipe = {
-            "format": "cones recipe 1",
-            "prompt": request.prompt,
-            "seed": request.seed,
-            "baseline": tuned.method,
-            "base": tuned.base.fingerprint,
-            "concepts": [],
-            "versions": dict(versions),
-        }
-        data = encode_picture(picture, recipe)
+        recipe = recipe_of(request, tuned.base, steps=plan.steps, guidance_scale=plan.guidance)
+        data = encode_picture(picture, recipe | {"baseline": tuned.method})
         temporary = folder / "pictures" / f".{stem}.part"
         temporary.write_bytes(data)
         temporary.replace(folder / "pictures" / f"{stem}.png")

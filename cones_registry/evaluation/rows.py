@@ -10,7 +10,15 @@ from typing import Any, Final, Literal
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
-from cones_registry.evaluation.fields import choice, field, mapping_of, only, texts, whole
+from cones_registry.evaluation.fields import (
+    choice,
+    field,
+    mapping_of,
+    needed,
+    only,
+    texts,
+    whole,
+)
 
 BASELINES: Final = ("textual-inversion", "dreambooth", "custom-diffusion", "lora")
 MAX_SUBJECTS: Final = 4
@@ -166,7 +174,7 @@ def _row(value: Mapping[str, Any], subjects: Mapping[str, EvaluatedSubject]) -> 
     only(value, "it", "name", *kinds, "steps", "learning_rate", "sets", "tuned")
     if sum(kind in value for kind in kinds) != 1:
         raise UsageError(f"expected exactly one of {', '.join(kinds)}")
-    concepts = mapping_of(value, "concepts", lambda name, ref: field({name: ref}, name, str, ""))
+    concepts = mapping_of(value, "concepts", lambda name, ref: needed({name: ref}, name, str))
     return Row(
         value["name"],
         concepts if "concepts" in value else None,
