@@ -27,7 +27,7 @@ from cones_registry.picture_size import MAX_SIDE, check_side
 from cones_registry.resolver.weighting import parse_weighted
 
 MAX_COUNT: Final = 100_000
-MAX_STEPS: Final = 10_000
+MAX_STEPS: Final = 1_000  # of noise: what every published model was trained with
 MAX_SEED: Final = 2**63 - 1
 MAX_GUIDANCE: Final = 1000
 

@@ -65,6 +65,7 @@ BAD = {
     "seed-too-large": '{"prompt": "a", "seed": 9223372036854775808}',
     "seeds-run-past-the-last": '{"prompt": "a", "seed": 9223372036854775807, "count": 2}',
     "steps-zero": '{"prompt": "a", "steps": 0}',
+    "more-steps-than-a-model-knows": '{"prompt": "a", "steps": 1001}',
     "guidance-not-a-number": '{"prompt": "a", "guidance": NaN}',
     "guidance-negative": '{"prompt": "a", "guidance": -1}',
     "size-one-number": '{"prompt": "a", "size": 512}',
