@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cones_registry.errors import ConesError
+
 from .concepts import show_record
-from .output import Output
 from .session import Session
 from .verb import verb
+
+if TYPE_CHECKING:
+    from .recipes import Recipe
 
 PICTURES = (".png", ".webp")
 
@@ -26,7 +28,9 @@ def command(session: Session, ref: str) -> None:
     is inside it.
     """
     if Path(ref).suffix.lower() in PICTURES:
-        _show_recipe(session.output, _recipe(ref, session))
+        from .recipes import Recipe
+
+        _show_recipe(session, Recipe.parse(_recipe(ref, session)))
         return
     show_record(session.output, session.open(read_only=True).get(ref))
 
@@ -42,58 +46,27 @@ def _recipe(picture: str, session: Session) -> dict[str, Any]:
     return read_recipe(open_store(folder, **session.storage_options).get(name))
 
 
-def _show_recipe(output: Output, recipe: Mapping[str, Any]) -> None:
+def _show_recipe(session: Session, recipe: Recipe) -> None:
     """The recipe for a person: one line a field, and the command that draws the picture again."""
-    if output.as_json:
-        output.document(recipe)
+    if session.output.as_json:
+        session.output.line(recipe.to_json())
         return
-    size = recipe.get("size")
-    output.fields(
-        {
-            "prompt": recipe.get("prompt"),
-            "negative prompt": recipe.get("negative_prompt"),
-            "concepts": "\n".join(_concept(each) for each in recipe.get("concepts") or ()),
-            "seed": recipe.get("seed"),
-            "steps": recipe.get("steps"),
-            "guidance": recipe.get("guidance"),
-            "size": size and f"{size[0]} × {size[1]}",
-            "scheduler": recipe.get("scheduler"),
-            "unconditional branch": "masked" if _masks_unconditional(recipe) else "plain",
-            "base": f"{recipe.get('base')} in {recipe.get('dtype')}",
-            "composition": recipe.get("composition"),
-            "versions": ", ".join(f"{k}={v}" for k, v in (recipe.get("versions") or {}).items()),
-            "again": _again(recipe),
-        }
-    )
+    obstacle = recipe.obstacle()
+    if obstacle is not None:
+        session.output.fields({**recipe.fields(), "not again": obstacle})
+        return
+    known = _source(session, recipe)
+    # `generate` takes the base model of its concepts itself, where the registry knows it.
+    source = None if known and recipe.concepts else known or "MODEL"
+    note = None if known else "MODEL is the folder or the hub id of the base model above"
+    session.output.fields({**recipe.fields(), "note": note, "again": recipe.again(source)})
 
 
-def _concept(concept: Mapping[str, Any]) -> str:
-    words = " ".join(concept[key] for key in ("token", "class_noun") if concept.get(key))
-    where = f"at {words!r}" if concept.get("scope") == "subject" else "in the whole prompt"
-    return f"{concept.get('ref')} {where}, mask {concept.get('mask_digest')}"
-
-
-def _masks_unconditional(recipe: Mapping[str, Any]) -> bool:
-    """Recipes of before there was a choice do not say so: masks acted on both branches."""
-    return recipe.get("mask_unconditional") is not False
-
-
-def _again(recipe: Mapping[str, Any]) -> str:
-    """The `cones generate` that draws the picture again."""
-    words = ["cones", "generate", str(recipe.get("prompt", ""))]
-    for concept in recipe.get("concepts") or ():
-        words += ["-c", str(concept.get("ref"))]
-    for option in ("seed", "steps", "guidance", "scheduler"):
-        # A class name is the base model's own scheduler, which is taken anyway.
-        value = recipe.get(option)
-        if value is not None and not (option == "scheduler" and str(value)[:1].isupper()):
-            words += [f"--{option}", str(value)]
-    if not _masks_unconditional(recipe):
-        words.append("--plain-unconditional")
-    if recipe.get("size"):
-        words += ["--size", *map(str, recipe["size"])]
-    if recipe.get("negative_prompt"):
-        words += ["--negative", str(recipe["negative_prompt"])]
-    if not recipe.get("concepts"):
-        words += ["--base", "MODEL"]
-    return shlex.join(words)
+def _source(session: Session, recipe: Recipe) -> str | None:
+    """What loads the picture's base model, where a registry was named and knows."""
+    if not session.registry_url or recipe.base is None:
+        return None
+    try:
+        return session.open(read_only=True).base(recipe.base).source
+    except ConesError:
+        return None
