@@ -26,6 +26,7 @@ from cones_registry.extraction.methods import Curve
 from cones_registry.extraction.subject_images import SubjectImages, gather_all
 from cones_registry.extraction.tuning import TunedPart, TuneSettings, Tuning
 from cones_registry.extraction.weights import FlatWeights
+from cones_registry.factors import TWO_BIT_LEVELS
 from cones_registry.manifest import TUNED, Provenance
 from cones_registry.mask import ConceptMask
 
@@ -150,7 +151,12 @@ class _Factors:
 
     def _multiplier(self, number: int) -> torch.Tensor:
         ones = torch.ones_like(self._weights.values)
-        return ones.index_copy(0, self._index[number], self.factors[number])
+        factors: torch.Tensor = self.factors[number]
+        if self._bounded:
+            # The loss is of the levels that are kept; the gradient goes straight through.
+            levels = len(TWO_BIT_LEVELS) - 1
+            factors = factors + ((factors * levels).round() / levels - factors).detach()
+        return ones.index_copy(0, self._index[number], factors)
 
     def _rows_of(self, bank: ExampleBank) -> list[torch.Tensor | None]:
         """bool [P, T] of each part of scope ``subject``; None for one of scope ``prompt``."""

@@ -28,7 +28,8 @@ class TuneSettings:
 
     steps: batches in all; None: 40 for each subject. batch_size: pictures in each.
     learning_rate: of Adam, falling to a tenth by a cosine. precision: what factors are kept at:
-    "float16", "float32", or "2bit": learnt in [0, 1], then the nearest of 0, ⅓, ⅔ and 1.
+    "float16", "float32", or "2bit": the nearest of 0, ⅓, ⅔ and 1, in learning as in keeping
+    (straight-through estimation, arXiv 1308.3432).
     together: pictures of the other subjects are companions, so the subjects are seen side by side.
     """
 
