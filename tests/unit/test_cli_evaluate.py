@@ -94,6 +94,14 @@ def test_a_plan_becomes_pictures_scores_and_a_table(
     assert recipe["prompt"] == "a photo of sks dog and v bear"
     assert [each["ref"] for each in recipe["concepts"]] == ["me/dog:1", "me/bear:1"]
     assert ours["bytes_per_concept"] > 0
+    # A rival's picture says all that ours does, and that no `generate` draws it again.
+    theirs = read_recipe(run / "custom-diffusion" / "pictures" / "000002-001.png")
+    assert set(theirs) == set(recipe) | {"baseline"}
+    assert theirs["baseline"] == "custom-diffusion" and theirs["base"] != recipe["base"]
+    same = ("prompt", "negative_prompt", "seed", "steps", "guidance", "size", "scheduler", "dtype")
+    assert {key: theirs[key] for key in same} == {key: recipe[key] for key in same}
+    assert cli.run(["show", str(run / "custom-diffusion" / "pictures" / "000002-001.png")]) == 0
+    assert "cones generate" not in capsys.readouterr().out
     rival = keeps_to("gallery", run / "custom-diffusion" / "gallery.json")
     table_bytes = rival["base_neurons"] * 4
     assert rival["bytes_per_concept"] > table_bytes / 2  # one set of K and V for both subjects
@@ -108,15 +116,17 @@ def test_a_plan_becomes_pictures_scores_and_a_table(
     assert lost.read_bytes() == before
     assert (run / "cones-subject" / ours["pictures"][0]["file"]).stat().st_mtime_ns == ours_stamp
     assert keeps_to("gallery", run / "custom-diffusion" / "gallery.json") == rival
-    # A folder never mixes pictures of two trainings.
+    # A folder never mixes pictures of two trainings, or of two lists of prompts.
     content = json.loads(plan.read_text())
     content["rows"][2]["learning_rate"] = 0.01
+    content["prompts"][1] = "a picture of {1} and {2}"
     other = plan.with_name("other.json")
     other.write_text(json.dumps(content))
     changed = [str(other) if each == str(plan) else each for each in generate]
     capsys.readouterr()
     assert cli.run([*changed, "--row", "custom-diffusion"]) == 11
-    assert "learning_rate None and now 0.01" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "learning_rate None and now 0.01" in said and "prompts " in said
     assert stamp  # the first prompt's pictures were drawn together again, with the same result
 
     score = ["evaluate", "score", *folders, "--clip", str(clip_folder)]
@@ -131,6 +141,8 @@ def test_a_plan_becomes_pictures_scores_and_a_table(
     assert "| cones/subject |" in text and "Not comparable" in text and "n=2" in text
     assert cli.run([*table, "--title", "The paper's table"]) == 2
     assert "would claim" in capsys.readouterr().err
+    assert cli.run([*table, "--out", str(plan / "table.tex")]) == 14  # a file is no folder
+    assert "cannot make the folder" in capsys.readouterr().err
     assert cli.run([*table, "--format", "latex", "--out", str(tmp_path / "table.tex")]) == 0
     assert (tmp_path / "table.tex").read_text().count(r" \\") == 6
     capsys.readouterr()
@@ -170,6 +182,8 @@ def test_what_cannot_be_measured_says_what_to_give(
         (["score", str(tmp_path / "none"), "--preset", "demo"], 10, "no folder"),
         (["table", str(tmp_path / "none.json")], 10, "no file"),
         (["generate", str(plan), "--out", "x", "--base", "demo", "--row", "none"], 2, "no row"),
+        (["generate", str(plan), "--out", str(plan), "--base", "demo"], 14, "cannot make the"),
+        (["score", str(photos), "--preset", "demo", "--references", "~no one/x"], 10, "no folder"),
         (["plan", str(tmp_path / "none.json")], 10, "no file"),
     ):
         capsys.readouterr()
