@@ -209,6 +209,13 @@ def test_a_plan_may_say_what_a_job_file_may() -> None:
         job.MAX_STEPS,
         job.MAX_GUIDANCE,
     )
+    said = json.loads((SCHEMA / "evaluation-plan.schema.json").read_text())["properties"]
+    assert [said[each]["maximum"] for each in ("seeds", "first_seed", "steps")] == [
+        job.MAX_COUNT,
+        job.MAX_SEED,
+        job.MAX_STEPS,
+    ]
+    assert said["guidance"]["exclusiveMaximum"] == job.MAX_GUIDANCE
 
 
 @pytest.mark.parametrize("text", ['{"guidance": NaN}', '{"prompts": ["a \\ud800 {dog}"]}'])
