@@ -21,7 +21,7 @@ def command(session: Session, action: str, limit: str) -> None:
     Every registry on this machine shares the cache; what is freed is fetched again when needed.
     CONES_CACHE says where it is, CONES_CACHE_BYTES how much it may hold.
     """
-    from cones_registry.registry.upkeep import local_blob_cache
+    from cones_registry.registry.blob_cache import local_blob_cache
 
     cache = local_blob_cache()
     output = session.output

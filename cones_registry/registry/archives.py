@@ -39,7 +39,8 @@ from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
 from cones_registry.registry.archive_members import INDEX, read_members
 from cones_registry.registry.bases import Bases, encode_base, parse_parameters
-from cones_registry.registry.drafts import Push, history_of
+from cones_registry.registry.drafts import Push
+from cones_registry.registry.histories import history_of
 from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.lookup import as_ref, find, find_versions
 from cones_registry.registry.pushing import Pusher

@@ -14,6 +14,7 @@ from typing import Final
 
 from ulid import ULID
 
+from cones_registry.cache_folder import cache_folder
 from cones_registry.digest import Digest, parse_digest, require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.store import Store
@@ -201,3 +202,8 @@ def _limit() -> int:
             f"CONES_CACHE_BYTES is {text[:50]!r}; expected a number of bytes, as 10000000000"
         )
     return int(text) if text else DEFAULT_LIMIT
+
+
+def local_blob_cache() -> BlobCache:
+    """The blob cache of this machine, which all registries share, without any registry."""
+    return BlobCache(None, cache_folder() / "blobs")

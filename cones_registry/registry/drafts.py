@@ -15,14 +15,12 @@ from cones_registry.catalog.documents import canonical
 from cones_registry.catalog.events import Event, check_words
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import concept_of
-from cones_registry.codec import read_footer
 from cones_registry.digest import Digest, quote
-from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.errors import UsageError
 from cones_registry.manifest import Concept, Provenance, Ref, Scope, parse_ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks, ranks_of
 from cones_registry.registry.bases import Base, base_for
-from cones_registry.registry.ledger import Ledger
 from cones_registry.registry.quotas import Added
 from cones_registry.resolver.sketch import FORMAT
 
@@ -180,21 +178,6 @@ def added_by(drafts: Sequence[Draft]) -> dict[str, Added]:
         if draft.data is not None:
             entry.blobs[draft.record["blob_digest"]] = draft.record["blob_bytes"]
     return added
-
-
-def read_history(ledger: Ledger, blob: Digest) -> tuple[Mapping[str, Any], ...]:
-    """The loss history in a blob's footer; empty if it has none."""
-    return history_of(ledger.blobs.get(blob))
-
-
-def history_of(data: bytes) -> tuple[Mapping[str, Any], ...]:
-    """The loss history in the footer of a blob's bytes."""
-    concept = read_footer(data).get("concept") or {}
-    provenance = concept.get("provenance") or {}
-    history = provenance.get("history", []) if isinstance(provenance, dict) else None
-    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
-        raise CorruptDataError("the footer of a blob has a history that is not a list of objects")
-    return tuple(history)
 
 
 def pushed_concept(draft: Draft) -> Concept:

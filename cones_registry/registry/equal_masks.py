@@ -14,7 +14,8 @@ from cones_registry.codec import read_ranks
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError, NotFoundError
 from cones_registry.registry.blob_cache import blob_key
-from cones_registry.registry.drafts import Draft, read_history
+from cones_registry.registry.drafts import Draft
+from cones_registry.registry.histories import read_history
 from cones_registry.registry.ledger import Ledger
 
 

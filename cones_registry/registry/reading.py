@@ -12,7 +12,7 @@ from cones_registry.errors import UsageError
 from cones_registry.manifest import TUNED, Concept, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.registry.bases import Base
-from cones_registry.registry.drafts import read_history
+from cones_registry.registry.histories import read_history
 from cones_registry.registry.lookup import NEWEST_FIRST, as_ref, find, find_version
 from cones_registry.registry.pulling import AnyRef, Pulling
 from cones_registry.registry.similar import Similar, nearest

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from cones_registry.cache_folder import cache_folder
 from cones_registry.catalog.reader import versions_where
 from cones_registry.manifest import Concept, Ref
 from cones_registry.registry import archives, compaction, exporting, pruning
 from cones_registry.registry.bases import Bases
-from cones_registry.registry.blob_cache import BlobCache, CachedBlob
+from cones_registry.registry.blob_cache import CachedBlob
 from cones_registry.registry.check_report import CheckReport
 from cones_registry.registry.checking import Checker
 from cones_registry.registry.compaction import CompactReport
@@ -161,8 +160,3 @@ class Upkeep:
         """Refs that can be restored."""
         found = versions_where(self._ledger.fresh(), "removed AND NOT pruned", rest="ORDER BY ref")
         return ["{owner}/{name}:{version}".format(**version.record) for version in found]
-
-
-def local_blob_cache() -> BlobCache:
-    """The blob cache of this machine, which all registries share, without any registry."""
-    return BlobCache(None, cache_folder() / "blobs")
