@@ -132,6 +132,8 @@ def test_tokens_learnt_apart_draw_together_and_weights_do_not(
     joined = combine(tiny_base, apart)
     assert joined.words == (("sks", "dog"), ("v", "cross"))
     assert joined.stored_bytes == sum(each.stored_bytes for each in apart)
+    # Whose words alone are learnt shares the denoiser, however many there are.
+    assert all(each.base.denoiser is tiny_base.denoiser for each in (*apart, joined))
     request = Request("a sks dog", seed=1)
     pictures = [Generator(each.base).generate([request], steps=2)[0] for each in (joined, apart[0])]
     assert np.asarray(pictures[0]).tolist() == np.asarray(pictures[1]).tolist()

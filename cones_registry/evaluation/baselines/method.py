@@ -33,7 +33,8 @@ class Trainable:
 class Baseline:
     """One method and the settings it is trained with unless told otherwise.
 
-    title: as in tables. source: the paper. text: whether it trains the embedding of the token.
+    title: as in tables. source: the paper. denoiser, text: whether it trains weights of the
+        denoiser, and the embedding of the token.
     learning_rate: AdamW's, falling by a cosine to a tenth. steps: for each subject.
     prior_weight: of class pictures. attach: makes a private model trainable.
     """
@@ -41,6 +42,7 @@ class Baseline:
     name: str
     title: str
     source: str
+    denoiser: bool
     text: bool
     learning_rate: float
     steps: int
@@ -78,6 +80,7 @@ BASELINES: Final[Mapping[str, Baseline]] = {
             "textual-inversion",
             "Textual Inversion",
             "arXiv 2208.01618",
+            denoiser=False,
             text=True,
             learning_rate=1e-1,
             steps=300,
@@ -88,6 +91,7 @@ BASELINES: Final[Mapping[str, Baseline]] = {
             "dreambooth",
             "DreamBooth",
             "arXiv 2208.12242",
+            denoiser=True,
             text=False,
             learning_rate=3e-4,
             steps=300,
@@ -98,6 +102,7 @@ BASELINES: Final[Mapping[str, Baseline]] = {
             "custom-diffusion",
             "Custom Diffusion",
             "arXiv 2212.04488",
+            denoiser=True,
             text=True,
             learning_rate=1e-3,
             steps=300,
@@ -108,6 +113,7 @@ BASELINES: Final[Mapping[str, Baseline]] = {
             "lora",
             "LoRA, rank 4",
             "arXiv 2106.09685",
+            denoiser=True,
             text=False,
             learning_rate=3e-3,
             steps=300,

@@ -13,17 +13,19 @@ from cones_registry.layers import fingerprint
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def private_copy(base: BaseModel, *, text: bool) -> BaseModel:
-    """``base`` with a denoiser of its own in float32 and, with ``text``, text encoders too.
+def private_copy(base: BaseModel, *, denoiser: bool, text: bool) -> BaseModel:
+    """``base`` in float32, with a ``denoiser`` and ``text`` encoders of its own where these train.
 
-    What is not copied (autoencoder, tokenizers) is shared. The copy is in no cache.
+    What is not copied is shared: a model of three gigabytes is not there once more for every
+    subject whose word alone is learnt. The copy is in no cache.
     """
-    own = {base.denoiser_name: _float_copy(base, base.denoiser)}
-    for name in TEXT_ENCODERS:
-        encoder = getattr(base.pipeline, name, None)
-        # In half precision its rows would not fit a float32 denoiser.
-        if encoder is not None and (text or encoder.dtype != own[base.denoiser_name].dtype):
-            own[name] = _float_copy(base, encoder)
+    own: dict[str, torch.nn.Module] = {}
+    parts = {base.denoiser_name: denoiser, **dict.fromkeys(TEXT_ENCODERS, text)}
+    for name, trained in parts.items():
+        part = getattr(base.pipeline, name, None)
+        # In half precision one part's rows would not fit another's.
+        if part is not None and (trained or part.dtype != torch.float32):
+            own[name] = _float_copy(base, part)
     return _with(base, own, base.fingerprint)
 
 

@@ -77,7 +77,7 @@ def train(
     settings = replace(settings or ExtractionSettings(), prior_weight=prior)
     began = time.monotonic()
     schedule = NoiseSchedule.of(base.pipeline.scheduler)
-    model = private_copy(base, text=recipe.text)
+    model = private_copy(base, denoiser=recipe.denoiser, text=recipe.text)
     batches = Batches.gather(
         model,
         schedule,

@@ -115,7 +115,7 @@ def restore(
     kept: Mapping[str, torch.Tensor],
 ) -> BaseModel:
     """A model of one's own with what was kept put in place."""
-    model = private_copy(base, text=method.text)
+    model = private_copy(base, denoiser=method.denoiser, text=method.text)
     trainable = method.attach(model, words)
     expected = {name: tuple(value.shape) for name, value in trainable.parameters.items()}
     if expected != {name: tuple(value.shape) for name, value in kept.items()}:
