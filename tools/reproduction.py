@@ -26,7 +26,7 @@ from reproduction_plan import (
     QUICK_STEPS,
     RIVALS,
     SETS,
-    TUNED_ROW,
+    TUNED_ROWS,
     WORLD_ROW,
     chosen_subjects,
     groups,
@@ -138,13 +138,14 @@ def learn_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:
         )
 
 
-def learn_tuned_row(base: BaseModel, folder: Path, *, quick: bool) -> None:
+def learn_tuned_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:
     """Tune every group's masks jointly, those of the default row."""
     learn_row(TUNED_FROM, base, folder, quick=quick)
     registry = open_registry(folder)
     extractor = Extractor(base, cache_folder=folder / "cache")
     for group in groups(SETS[:1] if quick else SETS):
-        name = tuned_name(group)
+        precision = TUNED_ROWS[row]
+        name = tuned_name(group, precision)
         if registry.find(name=f"{name}-{group[-1].token}"):
             continue
         say(f"tuning {name}")
@@ -157,7 +158,7 @@ def learn_tuned_row(base: BaseModel, folder: Path, *, quick: bool) -> None:
         tuning = extractor.tune(
             registry.resolve(*images),
             images,
-            tuning=TuneSettings(steps=QUICK_STEPS if quick else None),
+            tuning=TuneSettings(steps=QUICK_STEPS if quick else None, precision=precision),
             progress=None,
         )
         registry.push_many(tuning.pushes(name))
@@ -186,8 +187,11 @@ def table(
             clock(
                 f"learn {row.name}", lambda row=row: learn_row(row.name, base, folder, quick=quick)
             )
-        if "learn" in stages and row.name == TUNED_ROW:
-            clock("learn tuned", lambda: learn_tuned_row(base, folder, quick=quick))
+        if "learn" in stages and row.name in TUNED_ROWS:
+            clock(
+                f"learn {row.name}",
+                lambda row=row: learn_tuned_row(row.name, base, folder, quick=quick),
+            )
         if "draw" in stages:
             say(f"drawing {row.name}")
             registry = open_registry(folder)

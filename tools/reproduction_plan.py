@@ -20,6 +20,7 @@ from cones_registry.demo.world import Scene, Thing
 from cones_registry.evaluation.fields import write_object
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
 from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
+from cones_registry.factors import Precision
 from cones_registry.manifest import Scope
 
 SEEDS = 5
@@ -33,8 +34,12 @@ OURS: Final[dict[str, tuple[str, Scope]]] = {
     "gates/subject": ("gates", "subject"),
 }
 """Row -> method and scope: the first is the paper's own setting, the last is our default."""
-TUNED_ROW: Final = "gates/subject, tuned"
-"""The default, and then the masks of subjects that stand together tuned jointly."""
+TUNED_ROWS: Final[dict[str, Precision]] = {
+    "gates/subject, tuned": "float16",
+    "gates/subject, tuned in 2 bits": "2bit",
+}
+"""Row -> precision of its factors. The default, and then the masks of subjects that stand together
+tuned jointly."""
 RIVALS: Final[dict[str, dict[str, object]]] = {
     **{
         name: {"baseline": name}
@@ -139,17 +144,22 @@ def write_plan(work: Path, *, quick: bool = False) -> Path:
                 }
                 for row in OURS
             ),
-            {
-                "name": TUNED_ROW,
-                "concepts": {s.name: f"demo/{s.name}-gates-subject:1" for s in subjects},
-                "tuned": [
-                    {
-                        "subjects": [s.name for s in group],
-                        "concepts": [f"demo/{tuned_name(group)}-{s.token}:1" for s in group],
-                    }
-                    for group in groups(sets)
-                ],
-            },
+            *(
+                {
+                    "name": row,
+                    "concepts": {s.name: f"demo/{s.name}-gates-subject:1" for s in subjects},
+                    "tuned": [
+                        {
+                            "subjects": [s.name for s in group],
+                            "concepts": [
+                                f"demo/{tuned_name(group, precision)}-{s.token}:1" for s in group
+                            ],
+                        }
+                        for group in groups(sets)
+                    ],
+                }
+                for row, precision in TUNED_ROWS.items()
+            ),
             *(
                 {
                     "name": name,
@@ -204,9 +214,10 @@ def groups(sets: Sequence[Sequence[PlacedSubject]] = SETS) -> list[tuple[PlacedS
     ]
 
 
-def tuned_name(group: Sequence[PlacedSubject]) -> str:
+def tuned_name(group: Sequence[PlacedSubject], precision: Precision) -> str:
     """What the masks of a group are pushed as, each with its token after it."""
-    return "-".join(subject.name for subject in group) + "-tuned"
+    kind = "-tuned" if precision == "float16" else f"-tuned-{precision}"
+    return "-".join(subject.name for subject in group) + kind
 
 
 def _together(generator: np.random.Generator, subjects: tuple[PlacedSubject, ...]) -> str:

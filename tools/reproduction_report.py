@@ -12,7 +12,7 @@ from typing import Any
 
 from measured import conditions, said
 from PIL import Image
-from reproduction_plan import RIVALS, TUNED_ROW, WORLD_ROW
+from reproduction_plan import RIVALS, TUNED_ROWS, WORLD_ROW
 
 from cones_registry import BaseModel
 from cones_registry.demo.sheet import Strip, contact_sheet
@@ -69,7 +69,7 @@ def verdicts(table: Table) -> str:
     ]
     if not rivals:
         return ""
-    for ours in (rows[name] for name in (OURS_BEST, TUNED_ROW) if name in rows):
+    for ours in (rows[name] for name in (OURS_BEST, *TUNED_ROWS) if name in rows):
         lines += _compared(ours, rivals, table.columns)
         custom = rows.get("custom-diffusion")
         if custom and custom.bytes_per_concept and ours.bytes_per_concept:
