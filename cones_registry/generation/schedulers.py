@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import MissingExtraError, UsageError
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -29,7 +29,8 @@ def fresh_scheduler(own: Any, choice: Any = None) -> Any:
 
     own: the pipeline's scheduler. choice: None (that one), a short name of ``SCHEDULERS``, a
     diffusers scheduler class (made from the pipeline's configuration) or an instance (copied).
-    Raises UsageError for anything else.
+    Raises UsageError for anything else, MissingExtraError where a scheduler needs a library that is
+    not installed (``lms`` needs scipy).
     """
     if choice is None:
         return copy.deepcopy(own)
@@ -42,7 +43,13 @@ def fresh_scheduler(own: Any, choice: Any = None) -> Any:
 
         choice = getattr(diffusers, SCHEDULERS[choice])
     if isinstance(choice, type) and hasattr(choice, "from_config"):
-        return choice.from_config(own.config)
+        try:
+            return choice.from_config(own.config)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{choice.__name__} needs a library that is not installed: "
+                f"{' '.join(str(error).split())} Or take another scheduler"
+            ) from error
     if hasattr(choice, "set_timesteps") and hasattr(choice, "step"):
         return copy.deepcopy(choice)
     raise UsageError(
@@ -68,11 +75,18 @@ def check_scheduler(own: Any, choice: Any, steps: int) -> None:
     if reason is None:
         return
     predicted = getattr(own.config, "prediction_type", "epsilon")
-    able = [name for name in SCHEDULERS if _refusal(fresh_scheduler(own, name), steps) is None]
+    able = [name for name in SCHEDULERS if _is_able(own, name, steps)]
     raise UsageError(
         f"{type(scheduler).__name__} cannot draw in {steps} steps with this model, which predicts "
         f"{predicted!r}: {reason}. Schedulers that can: {', '.join(able)}"
     )
+
+
+def _is_able(own: Any, name: str, steps: int) -> bool:
+    try:
+        return _refusal(fresh_scheduler(own, name), steps) is None
+    except MissingExtraError:
+        return False
 
 
 def _refusal(scheduler: Any, steps: int) -> str | None:
