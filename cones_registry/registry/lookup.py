@@ -68,7 +68,8 @@ def _matching(state: State, ref: Ref, condition: str) -> list[Version]:
     elif ref.alias is not None:
         sql += " AND version = (SELECT version FROM aliases WHERE owner = ? AND name = ?"
         sql, more = sql + " AND alias = ?)", [ref.owner, ref.name, ref.alias]
-    rest = "ORDER BY version DESC LIMIT 1"
+    # An exact version is one row, and sorting it takes as long as finding it.
+    rest = "" if ref.version is not None else "ORDER BY version DESC LIMIT 1"
     return versions_where(state, f"{sql} AND {condition}", [*params, *more], rest=rest)
 
 
