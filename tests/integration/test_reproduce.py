@@ -30,7 +30,7 @@ def test_the_whole_table_is_made_and_a_second_run_draws_nothing(tmp_path: Path) 
     assert "learning buoy-gates-subject" in run()
     (folder,) = tmp_path.glob("quick-*")
     table = json.loads((folder / "table.json").read_text("utf-8"))
-    assert len(table["rows"]) == 14 and table["columns"] == [1, 2, 3, 4]
+    assert len(table["rows"]) == 15 and table["columns"] == [1, 2, 3, 4]
     assert "What was to be shown" in (folder / "table.md").read_text("utf-8")
     pictures = {file: file.stat().st_mtime_ns for file in folder.glob("rows/*/pictures/*.png")}
     assert "learning" not in run()
