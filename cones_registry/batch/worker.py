@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cones_registry.base_model import BaseModel
-from cones_registry.base_model.versions import library_versions
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.plan import Chunk, Picture
 from cones_registry.errors import ConesError
-from cones_registry.generation import Generator, Request, encode_picture
+from cones_registry.generation import Generator, Request, encode_picture, recipe_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RECIPE_FORMAT = "cones recipe 1"
 _ENCODERS = min(8, os.cpu_count() or 1)
 
 
@@ -39,7 +37,6 @@ class Worker:
         self._compositions = compositions
         self._generator = Generator(base)
         self._format = format
-        self._versions = library_versions()
 
     def draw(self, chunk: Chunk, wanted: frozenset[str]) -> list[Outcome]:
         """Draw a whole chunk; outcomes of the pictures named in ``wanted``.
@@ -105,32 +102,16 @@ class Worker:
 
     def _recipe(self, picture: Picture, request: Request, chunk: Chunk) -> dict[str, Any]:
         settings = chunk.settings
-        return {
-            "format": RECIPE_FORMAT,
-            "prompt": picture.prompt,
-            "negative_prompt": picture.negative_prompt,
-            "seed": picture.seed,
-            "steps": settings.steps,
-            "guidance": settings.guidance,
-            "size": list(settings.size) if settings.size else None,
-            "scheduler": settings.scheduler or type(self.base.pipeline.scheduler).__name__,
-            "mask_unconditional": settings.mask_unconditional,
-            "base": self.base.fingerprint,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "composition": getattr(request.composition, "digest", None),
-            "concepts": [
-                {
-                    "ref": chosen.ref,
-                    "mask_digest": chosen.concept.mask_digest,
-                    "blob_digest": chosen.concept.blob_digest,
-                    "scope": chosen.concept.scope,
-                    "token": chosen.concept.token,
-                    "class_noun": chosen.concept.class_noun,
-                }
-                for chosen in picture.concepts
-            ],
-            "versions": self._versions,
-        }
+        return recipe_of(
+            request,
+            self.base,
+            steps=settings.steps,
+            guidance_scale=settings.guidance,
+            size=settings.size,
+            scheduler=settings.scheduler,
+            mask_unconditional=settings.mask_unconditional,
+            concepts=picture.concepts,
+        )
 
 
 def _arguments(chunk: Chunk) -> dict[str, Any]:
