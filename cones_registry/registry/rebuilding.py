@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from cones_registry.catalog import segments, snapshots
@@ -53,8 +53,9 @@ class Rebuilder:
         moves = Moves.of(ledger.store)
         found: dict[Key, Event] = {}
         aliases: dict[tuple[str, str, str], Event] = {}
-        footers = self._without_losers(self._from_footers(blobs))
         reserved = list(self._from_reservations())
+        told = known | {_key_of(event) for _, event in reserved if event["type"] == "push"}
+        footers = self._without_losers(self._from_footers(blobs), told)
         decided = decided_versions(reserved)
         for event in [*(event for _, event in reserved), *footers]:
             if event["type"] == "alias":
@@ -62,8 +63,7 @@ class Rebuilder:
                 if event["generation"] > aliases.get(name, {"generation": 0})["generation"]:
                     aliases[name] = event
                 continue
-            record = event["concept"]
-            key = (record["owner"], record["name"], record["version"])
+            record, key = event["concept"], _key_of(event)
             if decided.get((*key[:2], event["push"]), key[2]) != key[2]:
                 continue  # another push with the same key was first
             blob = moves.find(record["blob_digest"], blobs)
@@ -122,25 +122,25 @@ class Rebuilder:
                 if event is not None:
                     yield event
 
-    def _without_losers(self, events: Iterable[Event]) -> list[Event]:
+    def _without_losers(self, events: Iterable[Event], told: Container[Key]) -> list[Event]:
         """One event a version, of footers: the number is the first one's who asked for it.
 
         Who finds a number taken writes the blob again with the next, so the same push under a
-        higher number tells that a footer was not the winner's. Where nothing tells, the older one
-        is taken and the report says so.
+        higher number tells that a footer was not the winner's. Where nothing tells, no catalogue
+        and no reservation (`told`) either, the older one is taken and the report says so.
         """
         found: dict[Key, list[Event]] = {}
         highest: dict[tuple[str, str, str, str], int] = {}
         for event in events:
             record = event["concept"]
-            found.setdefault((record["owner"], record["name"], record["version"]), []).append(event)
+            found.setdefault(_key_of(event), []).append(event)
             push = _push_of(record)
             highest[push] = max(record["version"], highest.get(push, 0))
         kept = []
         for (owner, name, version), claims in sorted(found.items()):
             won = [each for each in claims if highest[_push_of(each["concept"])] == version]
             won.sort(key=lambda each: (each["concept"]["created"], each["concept"]["blob_digest"]))
-            if len(won) > 1:
+            if len(won) > 1 and (owner, name, version) not in told:
                 self._report.note(
                     "ambiguous",
                     f"{owner}/{name}:{version}",
@@ -158,6 +158,12 @@ class Rebuilder:
             key = reservations.version_key(record["owner"], record["name"], record["version"])
             if store.head(key) is None:
                 store.put_new(key, reservations.encode_reservation(event))
+
+
+def _key_of(event: Event) -> Key:
+    """The version that a push is."""
+    concept = event["concept"]
+    return concept["owner"], concept["name"], concept["version"]
 
 
 def _push_of(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
