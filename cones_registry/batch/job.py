@@ -25,10 +25,10 @@ from cones_registry.generation.schedulers import SCHEDULERS
 from cones_registry.manifest import parse_ref
 from cones_registry.picture_size import MAX_SIDE, check_side
 from cones_registry.resolver.weighting import parse_weighted
+from cones_registry.seed import MAX_SEED
 
 MAX_COUNT: Final = 100_000
 MAX_STEPS: Final = 1_000  # of noise: what every published model was trained with
-MAX_SEED: Final = 2**63 - 1
 MAX_GUIDANCE: Final = 1000
 
 

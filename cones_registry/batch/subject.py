@@ -21,8 +21,8 @@ from cones_registry.batch.fields import (
 )
 from cones_registry.errors import UsageError
 from cones_registry.extraction import METHODS
-from cones_registry.extraction.settings import MAX_SEED
 from cones_registry.manifest import SCOPES, parse_ref
+from cones_registry.seed import MAX_SEED
 
 
 @dataclass(frozen=True)

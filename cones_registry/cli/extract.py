@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from cones_registry.errors import NotFoundError, StoreUnavailableError, UsageError
+from cones_registry.seed import MAX_SEED
 
 from .concepts import warn_of_duplicates
 from .output import share, size
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _OF_A_RUN = ("keep_going", "engine_name", "address", "workers", "cpus", "gpus")
 _OF_BOTH = ("source", "out", "subjects", "devices", "dtype")
-_MAX_SEED = 2**63 - 1
 
 
 @verb(reads=True)
@@ -68,7 +68,7 @@ _MAX_SEED = 2**63 - 1
 )
 @click.option("--tau", type=float, help="Threshold on the score, instead of --density.")
 @click.option("--steps", type=click.IntRange(min=1), help="Instead of the method's own number.")
-@click.option("--seed", type=click.IntRange(min=0, max=_MAX_SEED), default=0, show_default="0")
+@click.option("--seed", type=click.IntRange(min=0, max=MAX_SEED), default=0, show_default="0")
 @click.option(
     "--prompt", "prompts", multiple=True, help="A caption with {} for the subject; repeatable."
 )

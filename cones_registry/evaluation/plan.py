@@ -33,10 +33,10 @@ from cones_registry.evaluation.rows import (
     parse_row,
     parse_subject,
 )
+from cones_registry.seed import MAX_SEED
 
 FORMAT: Final = "cones evaluation 1"
 MAX_SEEDS: Final = 100_000
-MAX_SEED: Final = 2**63 - 1
 MAX_STEPS: Final = 1_000
 MAX_GUIDANCE: Final = 1000
 """As in a job file, which every drawn row becomes; a test compares them."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
+from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Scope
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 Rows = Literal["phrase", "token", "padding"]
 ROWS: Final[tuple[str, ...]] = get_args(Rows)
-MAX_SEED: Final = 2**63 - 1
-"""The last seed: what the catalog, the schemas and torch's generators all hold."""
 
 
 def check_seed(seed: int) -> int:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cones_registry.errors import BaseModelMismatchError, UsageError
+from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from cones_registry.attention.composed import Drawable
     from cones_registry.base_model import BaseModel
     from cones_registry.mask import ConceptMask
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from cones_registry import cli
 from cones_registry.codec import load_file
-from cones_registry.extraction.settings import MAX_SEED
 from cones_registry.registry import Registry
+from cones_registry.seed import MAX_SEED
 
 WORDS = ["--token", "sks", "--class-noun", "dog"]
 QUICK = ["--method", "first-order", "--steps", "1", "--density", "0.1"]

@@ -25,8 +25,8 @@ from cones_registry.extraction import (
 from cones_registry.extraction.batches import Batches
 from cones_registry.extraction.materials import Materials
 from cones_registry.extraction.noise import NoiseSchedule
-from cones_registry.extraction.settings import MAX_SEED
 from cones_registry.manifest import Provenance
+from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
