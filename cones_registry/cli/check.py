@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from cones_registry.errors import CorruptDataError
+from cones_registry.quantities import counted, size
 
-from .output import counted, size
 from .session import Session
 from .verb import verb
 

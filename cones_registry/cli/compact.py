@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from cones_registry.quantities import counted, size
+
 from .filters import parse_age
-from .output import counted, size
 from .session import Session
 from .verb import verb
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .output import Output, share, size
+from cones_registry.quantities import share, size
+
+from .output import Output
 
 if TYPE_CHECKING:
     from cones_registry.manifest import Concept

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import Output, share, size
+from cones_registry.quantities import share, size
+
+from .output import Output
 from .session import Session
 from .verb import verb
 

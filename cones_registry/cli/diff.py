@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from cones_registry.errors import BaseModelMismatchError
+from cones_registry.quantities import share
 
-from .output import share
 from .session import Session
 from .verb import verb
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.quantities import counted
 
-from .output import counted
 from .runs import EngineChoice, opened_compositions, run_options, shown_progress
 from .session import Session
 from .verb import shared_options, verb

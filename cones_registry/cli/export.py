@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cones_registry.errors import ConflictError, UsageError
+from cones_registry.quantities import counted, size
 
-from .output import counted, size
 from .session import Session
 from .verb import verb
 

@@ -10,10 +10,10 @@ import click
 from click.core import ParameterSource
 
 from cones_registry.errors import NotFoundError, StoreUnavailableError, UsageError
+from cones_registry.quantities import share, size
 from cones_registry.seed import MAX_SEED
 
 from .concepts import warn_of_duplicates
-from .output import share, size
 from .runs import (
     EngineChoice,
     opened_compositions,

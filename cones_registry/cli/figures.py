@@ -81,7 +81,7 @@ def draw_statistics(
         UsageError: another suffix, or an empty registry. StoreUnavailableError: the file cannot be
             written.
     """
-    from .output import size
+    from cones_registry.quantities import size
 
     if not found.versions:
         raise UsageError("an empty registry has no sizes to draw. Push a concept first")

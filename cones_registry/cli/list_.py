@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from cones_registry.quantities import counted
+
 from .concepts import COLUMNS, exact, record, show_table
 from .filters import order_by, where
-from .output import counted
 from .session import Session
 from .verb import verb
 

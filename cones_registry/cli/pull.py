@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cones_registry.errors import ConflictError
+from cones_registry.quantities import size
 
-from .output import size
 from .session import Session
 from .verb import verb
 

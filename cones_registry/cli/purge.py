@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from cones_registry.errors import UsageError
+from cones_registry.quantities import counted, size
 
 from .consent import consent_options, consents
-from .output import counted, size
 from .session import Session
 from .verb import verb
 

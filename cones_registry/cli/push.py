@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cones_registry.errors import UsageError
+from cones_registry.quantities import size
 
 from .concepts import warn_of_duplicates
-from .output import size
 from .session import Session
 from .verb import verb
 

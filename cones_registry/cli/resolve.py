@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import Output, counted, share
+from cones_registry.quantities import counted, share
+
+from .output import Output
 from .session import Session
 from .verb import verb
 

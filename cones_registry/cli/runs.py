@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.quantities import counted
 
-from .output import counted
 from .session import Session
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import counted
+from cones_registry.quantities import counted
+
 from .session import Session
 from .verb import verb
 

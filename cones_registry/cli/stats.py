@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import Output, counted, share, size
+from cones_registry.quantities import counted, share, size
+
+from .output import Output
 from .session import Session
 from .verb import verb
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from cones_registry.cli.output import Output, share, size
+from cones_registry.cli.output import Output
+from cones_registry.quantities import share, size
 
 
 @pytest.mark.parametrize(
