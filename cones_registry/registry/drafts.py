@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -190,5 +191,5 @@ def _provenance_json(provenance: Provenance | None) -> dict[str, Any] | None:
 
 
 def _now() -> str:
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
     return now.isoformat(timespec="microseconds") + "Z"

@@ -57,8 +57,8 @@ class Ledger:
         self.max_staleness = max_staleness
         self.clock = Clock()
         folder = cache_folder(cache)
-        # A copied registry keeps its id and goes its own way: the URL is part of the key.
-        place = hashlib.sha256(store.url.encode()).hexdigest()[:12]
+        # A copied registry keeps its id and goes its own way: where it is is part of the key.
+        place = hashlib.sha256(store.place.encode()).hexdigest()[:12]
         self.copy = LocalCopy(folder / "registries" / f"{registry_id}-{place}")
         self.blobs = BlobCache(store, folder / "blobs")
         self.memory = Memory()

@@ -188,7 +188,9 @@ class PurgePlan:
         receipt = PurgeReceipt(
             id=ledger.clock.next(),
             registry_id=ledger.registry_id,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(
+                timespec="seconds"
+            ),
             versions=self.versions,
             removed_blobs=tuple(sorted({*self.blobs, *self.shared})),
             rewritten_blobs=tuple(rewritten),

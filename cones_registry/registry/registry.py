@@ -20,7 +20,7 @@ from cones_registry.registry.pushing import Pusher
 from cones_registry.registry.quotas import Quotas
 from cones_registry.registry.reading import AnyRef, Reading
 from cones_registry.registry.upkeep import Upkeep
-from cones_registry.store import open_store
+from cones_registry.store import Store, open_store
 
 DEFAULT_OWNER: Final = "local"
 """Owner of refs that name none."""
@@ -52,7 +52,7 @@ class Registry(Reading, Upkeep):
     @classmethod
     def create(
         cls,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Store,
         *,
         default_owner: str = DEFAULT_OWNER,
         cache: str | os.PathLike[str] | None = None,
@@ -75,7 +75,7 @@ class Registry(Reading, Upkeep):
     @classmethod
     def open(
         cls,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Store,
         *,
         read_only: bool = False,
         default_owner: str = DEFAULT_OWNER,
@@ -86,7 +86,7 @@ class Registry(Reading, Upkeep):
         """Open a registry.
 
         Args:
-            url: a folder, or a URL: `file://`, `memory://`, `s3://`, `gs://`, `az://`.
+            url: a folder, or a URL: `file://`, `memory://`, `s3://`, `gs://`, `az://`; or a Store.
             read_only: refuse every change.
             default_owner: owner of refs that name none.
             cache: folder for local copies; else `CONES_CACHE`, else the user's cache folder.

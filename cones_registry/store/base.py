@@ -87,6 +87,9 @@ class Store(ABC):
     def _get(self, key: str) -> bytes: ...
 
     @abstractmethod
+    def _get_range(self, key: str, start: int, end: int) -> bytes: ...
+
+    @abstractmethod
     def _create(self, key: str, data: bytes) -> None: ...
 
     @abstractmethod
@@ -106,10 +109,23 @@ class Store(ABC):
 
     # -- what everyone uses -----------------------------------------------------------------------
 
+    @property
+    def place(self) -> str:
+        """Text that tells this store from every other: one URL may be a place on many servers."""
+        return self.url
+
     def get(self, key: str) -> bytes:
         """The bytes under `key`; `NotFoundError` if there are none."""
         check_key(key)
         return self._attempt(lambda: self._get(key), "read", key)
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes `start` up to `end` of `key`, fewer where it ends before; `NotFoundError` if there
+        is no such object."""
+        check_key(key)
+        if not 0 <= start < end:
+            raise UsageError(f"bytes {start} to {end} of {key} are no range")
+        return self._attempt(lambda: self._get_range(key, start, end), "read", key)
 
     def put_new(self, key: str, data: bytes) -> None:
         """Create `key`. Durable when this returns.

@@ -26,11 +26,11 @@ _REMOTE: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 
-def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
+def open_store(url: str | os.PathLike[str] | Store, **storage_options: Any) -> Store:
     """The store at `url`: a path, `file://`, `memory://`, `s3://`, `gs://`, `az://`.
 
     Args:
-        url: where; nothing is read or written yet.
+        url: where; nothing is read or written yet. A Store is taken as it is.
         storage_options: handed to the fsspec file system (credentials, endpoint_url, …).
 
     Raises:
@@ -38,6 +38,8 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
         MissingExtraError: the scheme's file system is not installed.
         StoreUnavailableError: the file system cannot be made with these options.
     """
+    if isinstance(url, Store):
+        return url
     text = os.fspath(url)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{quote(text)} is not a registry URL; expected a folder or a URL")

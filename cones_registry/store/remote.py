@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -51,6 +52,15 @@ class RemoteStore(Store):
         if len(data) > MAX_OBJECT_BYTES:
             raise ObjectTooLargeError
         return data
+
+    def _get_range(self, key: str, start: int, end: int) -> bytes:
+        data: bytes = self.filesystem.cat_file(self._path(key), start=start, end=end)
+        return data
+
+    @property
+    def place(self) -> str:
+        """The URL and the server or account it is on."""
+        return " ".join([self.url, *_server(self.filesystem)])
 
     def _create(self, key: str, data: bytes) -> None:
         self.filesystem.pipe_file(self._path(key), data, mode="create", **self.create_options)
@@ -145,6 +155,23 @@ class MemoryStore(RemoteStore):
     def _delete(self, key: str) -> None:
         with self._lock:
             super()._delete(key)
+
+
+def _server(filesystem: Any) -> Iterator[str]:
+    """What says, beside the URL, where an fsspec file system looks: an S3 endpoint, an account."""
+    protocols = filesystem.protocol
+    if "s3" in ((protocols,) if isinstance(protocols, str) else protocols):
+        # botocore reads the environment on its own; what the file system was given goes before.
+        given = getattr(filesystem, "endpoint_url", None)
+        given = given or (getattr(filesystem, "client_kwargs", None) or {}).get("endpoint_url")
+        named = given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if named:
+            yield str(named)
+    service = getattr(filesystem, "service_client", None)  # Azure
+    if service is not None:
+        yield str(service.url).partition("?")[0]  # without a signature that may follow
+    if getattr(filesystem, "_endpoint", None):  # Google
+        yield str(filesystem._endpoint)
 
 
 def _modified(info: dict[str, Any]) -> float:
