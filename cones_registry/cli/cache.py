@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
+from cones_registry.filters import parse_size
 from cones_registry.quantities import counted, size
 
-from .filters import parse_size
 from .session import Session
 from .verb import verb
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from cones_registry.filters import parse_age
 from cones_registry.quantities import counted, size
 
-from .filters import parse_age
 from .session import Session
 from .verb import verb
 

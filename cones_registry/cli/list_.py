@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from cones_registry.filters import order_by, where
 from cones_registry.quantities import counted
 
 from .concepts import COLUMNS, exact, record, show_table
-from .filters import order_by, where
 from .session import Session
 from .verb import verb
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from cones_registry.filters import parse_age
 from cones_registry.quantities import counted, size
 
 from .consent import consent_options, consents
-from .filters import parse_age
 from .session import Session
 from .verb import verb
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from cones_registry.filters import parse_size
 from cones_registry.quantities import counted, size
 
-from .filters import parse_size
 from .session import Session
 from .verb import verb
 

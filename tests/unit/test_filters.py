@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cones_registry.cli.filters import order_by, parse_age, parse_size, where
 from cones_registry.errors import UsageError
+from cones_registry.filters import order_by, parse_age, parse_size, where
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 
