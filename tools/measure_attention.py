@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from reproduction_plan import SUBJECTS, write_subjects
 
 from cones_registry import BaseModel, ConceptMask, Extractor, Generator, Request
-from cones_registry.attention import record_maps, subject_rows
+from cones_registry.attention import find_phrases, record_maps, subject_rows
 from cones_registry.attention.outlines import outlined
 from cones_registry.demo import world
 from cones_registry.demo.learn import companions, learn
@@ -126,9 +126,8 @@ def attended(
         pictures = Generator(base).generate(requests)
     contrasts, sheets = [], []
     for number, trial in enumerate(trials):
-        rows = subject_rows(
-            base.tokenizers[0], trial.prompt, token=subject.token, class_noun=subject.noun
-        )
+        phrases = find_phrases(trial.prompt, token=subject.token, class_noun=subject.noun)
+        rows = subject_rows(base, trial.prompt, phrases)
         pair, shown = [], []
         for entry in (number, count + number):
             heat = maps.of(rows, entry - len(requests), shape=(world.SIZE, world.SIZE))

@@ -36,10 +36,11 @@ Everything is differentiable, so learning needs nothing else. Freeze the model
 * plain gradients ∂L/∂W (fine-tuning): let ``weights`` return ``leaf[name]``, a detached copy of
   ``W`` that requires a gradient.
 
-``subject_rows(tokenizer, prompt, token=…, class_noun=…) -> bool [T]`` finds the rows of a concept's
-own tokens; ``mask_weights(mask)`` is the ``weights`` of a ``ConceptMask``; ``plan_rows`` makes the
-edits of a batch of requests; ``shut(unet, mask)`` is the in-place reference;
-``with record_maps(unet) as maps:`` notes where in the picture each row is attended to.
+``subject_rows(base, prompt, phrases) -> bool [T]`` finds the rows of a concept's own words, which
+``find_phrases(prompt, token=…, class_noun=…)`` looks for where their places are not known already;
+``mask_weights(mask)`` is the ``weights`` of a ``ConceptMask``; ``plan_rows`` makes the edits of a
+batch of requests; ``shut(unet, mask)`` is the in-place reference; ``with record_maps(unet) as
+maps:`` notes where in the picture each row is attended to.
 """
 
 from cones_registry.attention.maps import AttentionMaps, record_maps
@@ -48,24 +49,37 @@ from cones_registry.attention.plan import MaskedPart, RequestParts, plan_rows
 from cones_registry.attention.rows import KVRows, RowEdit, project_rows
 from cones_registry.attention.serving import ServedModel, serve
 from cones_registry.attention.shutting import shut
-from cones_registry.attention.tokens import names_token, subject_rows
+from cones_registry.attention.subject_rows import (
+    ROW_CHOICES,
+    Phrase,
+    RowChoice,
+    find_phrases,
+    names_token,
+    row_count,
+    subject_rows,
+)
 from cones_registry.attention.weights import check_table, mask_weights
 
 __all__ = [
+    "ROW_CHOICES",
     "AttentionMaps",
     "CrossAttention",
     "KVRows",
     "MaskedPart",
+    "Phrase",
     "RequestParts",
+    "RowChoice",
     "RowEdit",
     "ServedModel",
     "check_table",
     "cross_attentions",
+    "find_phrases",
     "mask_weights",
     "names_token",
     "plan_rows",
     "project_rows",
     "record_maps",
+    "row_count",
     "serve",
     "shut",
     "subject_rows",

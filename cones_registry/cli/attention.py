@@ -80,13 +80,14 @@ def command(
         )
     from PIL.Image import registered_extensions
 
-    from cones_registry.attention import record_maps
+    from cones_registry.attention import find_phrases, record_maps, subject_rows
     from cones_registry.attention.outlines import heated, outlined
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import Generator, Request, prompt_rows
+    from cones_registry.generation import Generator, Request
 
     base = BaseModel.load(source, device=device)
-    rows = prompt_rows(base, prompt, token=concept.token, class_noun=concept.class_noun)
+    phrases = find_phrases(prompt, token=concept.token, class_noun=concept.class_noun)
+    rows = subject_rows(base, prompt, phrases)
     requests = [
         Request(prompt, seed=seed),
         Request(prompt, composition=composition, seed=seed),

@@ -130,8 +130,6 @@ class Batches:
         # Rows are found for one subject; who learns several finds each one's own.
         only = subjects[0] if len(subjects) == 1 else None
         token, noun = (only.token, only.class_noun) if only else (None, "")
-        noun = "" if settings.rows == "token" else noun
-        padding = settings.rows == "padding"
         prior = None
         if latents:
             told = [[text] for text in prompts]
@@ -141,7 +139,7 @@ class Batches:
                 told,
                 token=token,
                 class_noun=noun,
-                include_padding=padding,
+                rows=settings.rows,
             )
         return cls(
             schedule,
@@ -150,7 +148,7 @@ class Batches:
                 [*alone, *company],
                 token=token,
                 class_noun=noun,
-                include_padding=padding,
+                rows=settings.rows,
             ),
             collage_count=len(company),
             prior=prior,

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cones_registry.attention import names_token, subject_rows, unservable_reason
+from cones_registry.attention import find_phrases, subject_rows, unservable_reason
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
+    from cones_registry.attention import RowChoice
     from cones_registry.base_model import BaseModel
 
 _CHUNK = 16
@@ -77,11 +78,11 @@ def encode_texts(
     *,
     token: str | None = None,
     class_noun: str = "",
-    include_padding: bool = False,
+    rows: RowChoice = "phrase",
 ) -> Texts:
     """Encode prompts; rows of ``token`` (with the noun that follows it) are found where it stands.
 
-    include_padding: also the rows after the prompt.
+    rows: which rows are the subject's own.
 
     Raises NotFoundError if a prompt names the token past what the text encoder reads.
     """
@@ -100,10 +101,8 @@ def encode_texts(
             if "prompt_2" in accepted:  # SDXL: embeddings, negative, pooled, negative pooled
                 pooled.append(found[2])
         embeddings = torch.cat(parts)
-    rows = find_rows(
-        base, prompts, token, class_noun, embeddings.shape[1], include_padding=include_padding
-    )
-    return Texts(embeddings, rows, torch.cat(pooled) if pooled else None)
+    own = find_rows(base, prompts, token, class_noun, embeddings.shape[1], rows=rows)
+    return Texts(embeddings, own, torch.cat(pooled) if pooled else None)
 
 
 def find_rows(
@@ -113,38 +112,18 @@ def find_rows(
     class_noun: str,
     length: int,
     *,
-    include_padding: bool = False,
+    rows: RowChoice = "phrase",
 ) -> torch.Tensor:
-    """Rows of ``token`` (with the noun that follows it) in each prompt: bool [P, ``length``]."""
-    with base.lock:
-        return torch.stack(
-            [_rows(base, text, token, class_noun, length, include_padding) for text in prompts]
-        )
+    """Rows of ``token`` (with the noun that follows it) in each prompt: bool [P, ``length``].
 
-
-def _rows(
-    base: BaseModel,
-    prompt: str,
-    token: str | None,
-    class_noun: str,
-    length: int,
-    include_padding: bool,
-) -> torch.Tensor:
-    found = torch.zeros(length, dtype=torch.bool)
+    Without a token there are none.
+    """
+    found = torch.zeros(len(prompts), length, dtype=torch.bool)
     if token is None:
         return found
-    named = names_token(prompt, token)
-    for tokenizer in base.tokenizers:
-        text = base.pipeline.maybe_convert_prompt(prompt, tokenizer)
-        found |= subject_rows(
-            tokenizer,
-            text,
-            token=token,
-            class_noun=class_noun,
-            length=length,
-            include_padding=include_padding,
-            required=named,
-        )
+    for number, prompt in enumerate(prompts):
+        phrases = find_phrases(prompt, token=token, class_noun=class_noun, required=False)
+        found[number] = subject_rows(base, prompt, phrases, choice=rows, length=length)
     return found
 
 

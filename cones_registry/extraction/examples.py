@@ -19,6 +19,7 @@ from cones_registry.extraction.conditioning import (
 from cones_registry.extraction.images import Picture
 
 if TYPE_CHECKING:
+    from cones_registry.attention import RowChoice
     from cones_registry.base_model import BaseModel
 
 
@@ -44,14 +45,14 @@ class ExampleBank:
         *,
         token: str | None = None,
         class_noun: str = "",
-        include_padding: bool = False,
+        rows: RowChoice = "phrase",
     ) -> None:
         self.latents = latents.to(base.device)
         distinct = sorted({prompt for each in prompts for prompt in each})
         number = {prompt: position for position, prompt in enumerate(distinct)}
         self.prompts = tuple(distinct)
         self.texts: Texts = encode_texts(
-            base, distinct, token=token, class_noun=class_noun, include_padding=include_padding
+            base, distinct, token=token, class_noun=class_noun, rows=rows
         )
         self._choices = [torch.tensor([number[prompt] for prompt in each]) for each in prompts]
 
@@ -63,7 +64,7 @@ class ExampleBank:
         *,
         token: str | None = None,
         class_noun: str = "",
-        include_padding: bool = False,
+        rows: RowChoice = "phrase",
     ) -> ExampleBank:
         """Encode pictures and captions; the rest as ``encode_texts``."""
         latents = encode_pictures(base, [example.image for example in examples])
@@ -74,7 +75,7 @@ class ExampleBank:
             prompts,
             token=token,
             class_noun=class_noun,
-            include_padding=include_padding,
+            rows=rows,
         )
 
     def __len__(self) -> int:

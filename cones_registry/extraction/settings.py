@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING
 
+from cones_registry.attention import ROW_CHOICES
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
+    from cones_registry.attention import RowChoice
     from cones_registry.manifest import Scope
-
-
-Rows = Literal["phrase", "token", "padding"]
-ROWS: Final[tuple[str, ...]] = get_args(Rows)
 
 
 def check_seed(seed: int) -> int:
@@ -66,7 +64,7 @@ class ExtractionSettings:
     guidance_scale: float = 2.0
     towards_noise: float = 1.0
     flip: bool = False
-    rows: Rows = "phrase"
+    rows: RowChoice = "phrase"
 
     def __post_init__(self) -> None:
         if not 0 <= self.collage_share <= 1:
@@ -75,8 +73,8 @@ class ExtractionSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"{name}={value}; expected at least 0")
-        if self.rows not in ROWS:
-            raise UsageError(f"rows={self.rows!r}; expected one of {', '.join(ROWS)}")
+        if self.rows not in ROW_CHOICES:
+            raise UsageError(f"rows={self.rows!r}; expected one of {', '.join(ROW_CHOICES)}")
         if self.prior_count < 1 or self.prior_steps < 1:
             raise UsageError(
                 f"prior_count={self.prior_count}, prior_steps={self.prior_steps}; "

@@ -1,7 +1,6 @@
 """Drawing: requests with any mix of masks, one batch, one unchanged base model."""
 
 from cones_registry.generation.generator import Generator
-from cones_registry.generation.parts import prompt_rows
 from cones_registry.generation.recipe import (
     RECIPE_FORMAT,
     encode_picture,
@@ -17,7 +16,6 @@ __all__ = [
     "Generator",
     "Request",
     "encode_picture",
-    "prompt_rows",
     "read_recipe",
     "recipe_of",
 ]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cones_registry.attention import shut, unservable_reason
+from cones_registry.attention import row_count, shut, unservable_reason
 from cones_registry.attention.serving import install
 from cones_registry.errors import UsageError
-from cones_registry.generation.parts import Branches, branches, row_count
+from cones_registry.generation.parts import Branches, branches
 from cones_registry.generation.preview import PreviewCallback, StepCallback
 from cones_registry.generation.request import Request, check_base
 from cones_registry.generation.schedulers import check_scheduler, fresh_scheduler

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from cones_registry.attention import MaskedPart, RequestParts, subject_rows
+from cones_registry.attention import MaskedPart, RequestParts, find_phrases, subject_rows
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
+    from cones_registry.attention import RowChoice
     from cones_registry.attention.composed import ComposedPart
     from cones_registry.base_model import BaseModel
     from cones_registry.generation.request import Request
@@ -23,17 +23,6 @@ class Branches:
 
     conditional: RequestParts
     unconditional: RequestParts
-
-
-def row_count(base: BaseModel, max_sequence_length: int | None = None) -> int:
-    """Rows T the text encoder of ``base`` gives for every prompt.
-
-    max_sequence_length: what the stock pipeline is told, where it takes that (PixArt does).
-    """
-    parameters = inspect.signature(type(base.pipeline).__call__).parameters
-    if "max_sequence_length" in parameters:
-        return int(max_sequence_length or parameters["max_sequence_length"].default)
-    return int(base.tokenizers[0].model_max_length)
 
 
 def branches(
@@ -88,52 +77,6 @@ def _subject_rows(
             f"{', '.join(part.refs) or 'a part'} has scope 'subject' but no token. Push the "
             "concept with the token it was learnt with"
         )
-    return prompt_rows(
-        base,
-        prompt,
-        token=part.token,
-        class_noun=part.class_noun,
-        rows=rows,
-        include_padding=include_padding,
-        required=required,
-    )
-
-
-def prompt_rows(
-    base: BaseModel,
-    prompt: str,
-    *,
-    token: str,
-    class_noun: str | None = None,
-    rows: int | None = None,
-    include_padding: bool = False,
-    required: bool = True,
-) -> torch.Tensor:
-    """Rows of ``token`` and its noun, bool [T], in ``prompt`` as the pipeline of ``base`` reads it.
-
-    All its tokenizers count. rows: T, by default ``row_count(base)``. The rest, and what is raised,
-    is ``attention.subject_rows``'s.
-    """
-    length = row_count(base) if rows is None else rows
-    found = torch.zeros(length, dtype=torch.bool)
-    with base.lock:
-        for tokenizer in base.tokenizers:
-            found |= subject_rows(
-                tokenizer,
-                _prepared(base.pipeline, prompt, tokenizer),
-                token=token,
-                class_noun=class_noun,
-                length=length,
-                include_padding=include_padding,
-                required=required,
-            )
-    return found
-
-
-def _prepared(pipeline: Any, prompt: str, tokenizer: Any) -> str:
-    """The text the pipeline will give to its tokenizer."""
-    if hasattr(pipeline, "maybe_convert_prompt"):
-        return str(pipeline.maybe_convert_prompt(prompt, tokenizer))
-    if hasattr(pipeline, "_text_preprocessing"):
-        return str(pipeline._text_preprocessing(prompt, clean_caption=False)[0])
-    return prompt
+    phrases = find_phrases(prompt, token=part.token, class_noun=part.class_noun, required=required)
+    choice: RowChoice = "padding" if include_padding else "phrase"
+    return subject_rows(base, prompt, phrases, choice=choice, length=rows)

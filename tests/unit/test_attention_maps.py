@@ -12,6 +12,7 @@ from PIL import Image
 from cones_registry import cli
 from cones_registry.attention import (
     cross_attentions,
+    find_phrases,
     record_maps,
     shut,
     subject_rows,
@@ -37,7 +38,7 @@ def draw_plain(base: "BaseModel") -> Any:
 
 
 def rows_of(base: "BaseModel") -> torch.Tensor:
-    return subject_rows(base.tokenizers[0], PROMPT, token="sks", class_noun="dog")
+    return subject_rows(base, PROMPT, find_phrases(PROMPT, token="sks", class_noun="dog"))
 
 
 def test_all_rows_together_get_all_attention(tiny_base: "BaseModel") -> None:
@@ -111,12 +112,11 @@ def test_rows_that_a_model_does_not_read_get_no_attention(
     family_folder: Callable[[str], Path],
 ) -> None:
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import prompt_rows
 
     base = BaseModel.load(family_folder("pixart"), device="cpu")
     with record_maps(base.denoiser) as maps:
         Generator(base).generate([Request(PROMPT)], steps=1, guidance_scale=1)
-    rows = prompt_rows(base, PROMPT, token="sks", class_noun="dog")
+    rows = rows_of(base)
     read = torch.arange(len(rows)) < len(base.tokenizers[0](PROMPT).input_ids)
     assert rows[read].sum() == rows.sum() == 2
     assert maps.of(read, -1, shape=(16, 16)) == pytest.approx(np.ones((16, 16)), abs=1e-5)
