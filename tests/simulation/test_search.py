@@ -42,7 +42,9 @@ def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-        ).stdout.rstrip().rpartition("\n")[0]
+        )
+        .stdout.rstrip()
+        .rpartition("\n")[0]
         for number in ("1", "2")
     }
     (trace,) = runs
