@@ -24,11 +24,11 @@ def progress_bar(title: str, stream: TextIO) -> Iterator[Update]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bar(*columns, console=Console(file=stream), transient=True) as bar:
         task = bar.add_task(title, total=None, note="")

@@ -1,7 +1,9 @@
 """The only module that prints. Data goes to stdout, everything said to a person to stderr.
 
 Tables are drawn for a terminal and plain, unwrapped columns in a pipe; colours follow the terminal
-and NO_COLOR; progress is shown only where stderr is a terminal.
+and NO_COLOR; progress is shown only where stderr is a terminal. Notes, prompts and parameters come
+from other people: what a terminal would obey in them (colours, window titles, writes to the
+clipboard, text that runs backwards) is written out instead, see ``visible``.
 """
 
 from __future__ import annotations
@@ -10,16 +12,29 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from cones_registry.progress_bar import Update, progress_bar
 
 # Wide enough that no row of a table in a pipe is ever wrapped or cut.
 PIPE_WIDTH = 100_000
+
+
+# All control characters but tab and line feed, C1 ones and DEL included, and what turns the order
+# of letters around or breaks lines without being a line feed.
+_OBEYED: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """``text`` with everything that a terminal would obey written out, as ``\\x1b``."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class ReaderGoneError(Exception):
@@ -51,11 +66,11 @@ class Output:
 
     def line(self, text: str) -> None:
         """One line of data."""
-        _write(text, self._stdout)
+        _write(visible(text), self._stdout)
 
     def message(self, text: str) -> None:
         """One line for the person at the terminal."""
-        _write(text, self._stderr)
+        _write(visible(text), self._stderr)
 
     def document(self, value: Any) -> None:
         """`value` (mappings, sequences, strings, numbers) as one JSON document.
@@ -67,7 +82,7 @@ class Output:
             text = _json(value)
         except ValueError:
             text = _json(_finite(value))
-        self.line(text)
+        _write(_OBEYED.sub(_json_escape, text), self._stdout)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table of text; columns whose cells are all numbers or quantities stand to the right."""
@@ -75,7 +90,10 @@ class Output:
         from rich.console import Console
         from rich.table import Table
 
-        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        # A line feed would make one row look like two.
+        cells = [
+            ["" if cell is None else str(cell).replace("\n", r"\n") for cell in row] for row in rows
+        ]
         # No rule under the heading in a pipe: every line is a row.
         frame = box.SIMPLE_HEAD if self._stdout.isatty() else None
         table = Table(box=frame, pad_edge=False, show_edge=False, header_style="bold")
@@ -105,11 +123,12 @@ class Output:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-        self.line(text.getvalue().rstrip("\n"))
+        written = text.getvalue().rstrip("\n")
+        _write(visible(written) if self._stdout.isatty() else written, self._stdout)
 
     def progress(self, title: str) -> AbstractContextManager[Update]:
         """A progress bar named `title` while the block runs, on a terminal only."""
-        return progress_bar(title, self._stderr)
+        return progress_bar(visible(title), self._stderr)
 
     def _render(self, console_class: Any, table: Any) -> None:
         stream = self._stdout
@@ -129,6 +148,11 @@ def _number_or_text(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else str(value)
 
 
+def _json_escape(match: re.Match[str]) -> str:
+    """The same character, as JSON escapes it."""
+    return f"\\u{ord(match[0]):04x}"
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(each) for key, each in value.items()}
@@ -141,7 +165,7 @@ def _plain(text: str) -> Any:
     """`text` as it is: a note that holds [brackets] is no markup."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(visible(text))
 
 
 def _write(text: str, stream: TextIO) -> None:

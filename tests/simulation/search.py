@@ -57,48 +57,56 @@ class Profile:
 _CHANGES = {"push": 5, "push_many": 1, "push_key": 2, "tag": 2, "untag": 2, "alias": 2}
 _REMOVES = {"remove": 3, "restore": 3}
 _UPKEEP = {"look": 1, "compact": 1, "reopen": 1}
-_PRUNES = {"plan_prune": 3, "execute": 4}
-_PURGES = {"plan_purge": 2, "execute": 3}
+_PRUNES = {"plan_prune": 4, "execute": 6}
+_PURGES = {"plan_purge": 3, "execute": 5}
+_FAULTS = {"lost": 0.02, "refused": 0.02, "throttled": 0.03, "lost-passing": 0.03}
 PROFILES = {
     each.name: each
     for each in (
         Profile("calm", _CHANGES | _REMOVES | _UPKEEP),
         Profile(
-            "faults",
-            _CHANGES | _REMOVES | _UPKEEP | {"repeat": 2},
-            faults={"lost": 0.02, "refused": 0.02, "throttled": 0.03, "lost-passing": 0.03},
-            kills=0.01,
+            "faults", _CHANGES | _REMOVES | _UPKEEP | {"repeat": 2}, faults=_FAULTS, kills=0.01
         ),
         Profile("stale", {"push": 5, "push_key": 2, "look": 2, "compact": 2}, stale=0.1),
         Profile(
             "prune",
-            _CHANGES | _REMOVES | _UPKEEP | _PRUNES | {"repeat": 2},
+            {"push": 4, "push_key": 3, "remove": 4, "restore": 5} | _PRUNES,
             operations=12,
-            faults={"refused": 0.01},
             kills=0.005,
-            jumps=0.3,
+            jumps=0.4,
         ),
         Profile(
             "purge",
-            _CHANGES | _REMOVES | _UPKEEP | _PURGES | {"repeat": 2},
-            faults={"refused": 0.01},
+            {"push": 6, "push_many": 1, "push_key": 3, "alias": 1, "compact": 1} | _PURGES,
             kills=0.005,
         ),
         Profile(
-            "clocks",
-            _CHANGES | _REMOVES | _UPKEEP | _PRUNES | {"quota": 2, "reopen": 3},
+            "repeat",
+            {"push": 4, "repeat": 8, "reopen": 1} | _PRUNES | {"plan_purge": 1},
             operations=12,
-            jumps=0.2,
+            faults={"refused": 0.06},
+            jumps=0.5,
+        ),
+        Profile(
+            "clocks",
+            {"push": 3, "tag": 3, "untag": 3, "remove": 3, "restore": 3, "quota": 2, "reopen": 5}
+            | {"plan_prune": 1, "execute": 2, "plan_purge": 1},
+            jumps=0.1,
             offsets=(0.0, -60.0, 60.0, -2 * HOUR, 2 * HOUR, -25 * HOUR, 25 * HOUR, -30 * DAY),
         ),
         Profile(
             "paused",
-            _CHANGES | _REMOVES | _UPKEEP | _PRUNES | _PURGES,
+            {"push": 5, "push_key": 2, "alias": 1, "remove": 2, "restore": 2, "compact": 1}
+            | _PRUNES
+            | _PURGES,
             pauses=0.02,
             jumps=0.2,
         ),
         Profile(
-            "backup", _CHANGES | _UPKEEP | {"compact": 3}, operations=12, backups=True, jumps=0.0
+            "backup",
+            {"push": 5, "tag": 1, "look": 1, "compact": 4, "reopen": 1},
+            backups=True,
+            jumps=0.0,
         ),
     )
 }
@@ -132,8 +140,8 @@ class Run:
                 Registry.create(first.store, cache=first.folder).close()
                 first.open()
             # What was there before anything went wrong.
-            for owner in ("alice", "bob"):
-                first.do(self._push(first, owner, "dog", 0))
+            first.do(self._push(first, "alice", "dog", 0))
+            first.do(self._push(first, "bob", "dog", 3))
             count = self.chance.choice((2, 2, 3))
             machines = [world.machine(f"m{number}") for number in range(count)]
             for machine in machines:
@@ -185,7 +193,7 @@ class Run:
         """While nobody is at work: time may go on, a backup may be made or put back."""
         world, chance, profile = self.world, self.chance, self.profile
         if chance.random() < profile.jumps:
-            seconds = chance.choice((MINUTE, 2 * HOUR, DAY, 8 * DAY, 8 * DAY))
+            seconds = chance.choice((MINUTE, 2 * HOUR, 8 * DAY, 8 * DAY, 8 * DAY))
             world.now += seconds
             world.trace.append(f"{seconds:g} s pass")
         if profile.backups and chance.random() < 0.3:
@@ -260,11 +268,11 @@ class Run:
         return work
 
     def _do_push(self, machine: Machine) -> Callable[[Any], Any]:
-        return self._push(machine, *self._where(), self.chance.randrange(len(MASKS)))
+        return self._push(machine, *self._where(), self.chance.randrange(3))
 
     def _do_push_many(self, machine: Machine) -> Callable[[Any], Any]:
         owner, name = self._where()
-        masks = self.chance.sample(range(len(MASKS)), 2)
+        masks = self.chance.sample(range(3), 2)
         self._marks += 1
         mark = f"mark{self._marks}"
         pushes = tuple((owner, each, mask) for each, mask in zip((name, "cow"), masks, strict=True))
@@ -393,7 +401,7 @@ class Run:
     def _judge(self, machines: list[Machine]) -> None:
         world, model = self.world, self.model
         model.check_purged(world.objects)
-        if self.chance.random() < 0.5:
+        if self.chance.random() < 0.7:
             self._housekeeping()
         reader = world.machine("reader")
         try:

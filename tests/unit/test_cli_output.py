@@ -82,3 +82,56 @@ def test_progress_is_silent_where_nobody_watches() -> None:
     with output.progress("learning") as update:
         update(1, 2, "loss 0.5")
     assert data.getvalue() == messages.getvalue() == ""
+
+
+HOSTILE = {
+    "writes the clipboard": "\x1b]52;c;cm0gLXJmIH4=\x07",
+    "sets the title": "\x1b]0;owned\x1b\\",
+    "clears the screen": "\x1b[2J\x1b[H",
+    "is one 8-bit control": "\x9b2J",
+    "goes back over the line": "good\rbad\x08\x08",
+    "runs backwards": "\u202egnp.exe\u2066",
+    "is half a letter": "\udc80",
+}
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_nothing_from_outside_reaches_the_terminal_as_a_command(
+    text: str, stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    data, messages = stream(), stream()
+    output = Output(data=data, messages=messages)
+    output.line(f"alice/dog {text}")
+    output.message(f"error: {text}")
+    output.table(("ref", "note"), [("alice/dog:1", text)])
+    output.fields({"note": text})
+    output.document({"note": text})
+    if stream is Terminal:
+        output.csv(("note",), [(text,)])
+    written = data.getvalue() + messages.getvalue()
+    obeyed = {character for character in text if not character.isprintable()}
+    assert obeyed
+    assert not obeyed & set(written)
+
+
+def test_json_escapes_what_a_terminal_obeys_and_means_the_same() -> None:
+    output, data, _ = written()
+    output.document({"note": "\x9b2J\u202e é"})
+    assert data.getvalue() == '{\n  "note": "\\u009b2J\\u202e é"\n}\n'
+    assert json.loads(data.getvalue()) == {"note": "\x9b2J\u202e é"}
+
+
+def test_a_line_feed_in_a_cell_makes_no_second_row() -> None:
+    output, data, _ = written()
+    output.table(("ref", "note"), [("alice/dog:1", "one\nbob/cat:1")])
+    assert len(data.getvalue().splitlines()) == 2
