@@ -78,7 +78,7 @@ class Worker:
         registry = self.open(f"compactor-{os.getpid()}")
         while self.running():
             report = registry.compact(grace=GRACE)
-            self.note("compacted", [report.snapshot, report.folded, report.removed])
+            self.note("compacted", [report.manifest, report.folded, report.removed])
             time.sleep(1)
 
     def prune(self) -> None:

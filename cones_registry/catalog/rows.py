@@ -1,19 +1,24 @@
-"""Rows: what a fold needs of the tables of a local copy, and what it writes back to them."""
+"""Lines: what a fold needs of the tables of a local copy, and what it says of them afterwards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from cones_registry.catalog.copy import Meta
-from cones_registry.catalog.fold import AliasKey, Fold, Key, name_digest, touched
+from cones_registry.catalog.copy import Meta, State
+from cones_registry.catalog.fold import Fold, name_digest, touched
 from cones_registry.catalog.segments import Segment
-from cones_registry.catalog.tables import aliases_table, concepts_table, version_of
-from cones_registry.digest import Digest
+from cones_registry.catalog.tables import TABLES, aliases_table, concepts_table, version_of
+
+_ONE_BY_ONE = 8
+"""Keys up to which each is looked up by itself: in a sorted file that reads next to nothing."""
 
 
-def load_fold(connection: Any, registry_id: str, meta: Meta, segments: list[Segment]) -> Fold:
+def load_fold(
+    state: State | None, registry_id: str, meta: Meta, segments: Sequence[Segment]
+) -> Fold:
     """A fold that holds the versions and aliases that `segments` speak of."""
     fold = Fold(
         registry_id,
@@ -21,97 +26,69 @@ def load_fold(connection: Any, registry_id: str, meta: Meta, segments: list[Segm
         purged=dict(meta.purged),
         rewritten=dict(meta.rewritten),
     )
+    if state is None:
+        return fold
     versions, aliases, blobs = touched(segments)
-    fold.versions = {
-        (row["owner"], row["name"], row["version"]): version_of(row)
-        for row in [*_rows_of(connection, versions), *_rows_with_blobs(connection, blobs)]
-    }
-    fold.aliases = _aliases_of(connection, aliases)
+    cursor = state.connection.cursor()
+    try:
+        rows = _select(cursor, "concepts", TABLES["concepts"].key, versions)
+        rows += _select(cursor, "concepts", ("blob_digest",), {(blob,) for blob in blobs})
+        fold.versions = {
+            (row["owner"], row["name"], row["version"]): version_of(row) for row in rows
+        }
+        fold.aliases = {
+            (row["owner"], row["name"], row["alias"]): (row["generation"], row["version"])
+            for row in _select(cursor, "aliases", TABLES["aliases"].key, aliases)
+        }
+    finally:
+        cursor.close()
     return fold
 
 
-def _rows_of(connection: Any, keys: set[Key]) -> list[dict[str, Any]]:
-    if not keys:
-        return []
-    wanted = pa.table(
-        {
-            "owner": [key[0] for key in keys],
-            "name": [key[1] for key in keys],
-            "version": pa.array([key[2] for key in keys], pa.int32()),
-        }
-    )
-    query = "SELECT c.* FROM concepts c SEMI JOIN wanted w USING (owner, name, version)"
-    return _select(connection, query, wanted)
+def _select(
+    cursor: Any, table: str, columns: Sequence[str], keys: set[Any]
+) -> list[dict[str, Any]]:
+    """Rows whose columns hold one of the keys."""
+    found: list[dict[str, Any]] = []
+    if len(keys) <= _ONE_BY_ONE:
+        condition = " AND ".join(f"{name} = ?" for name in columns)
+        for key in sorted(keys):
+            answer = cursor.execute(f"SELECT * FROM {table} WHERE {condition}", list(key))
+            names = [each[0] for each in answer.description]
+            found += [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+        return found
+    schema = pa.schema([TABLES[table].schema.field(name) for name in columns])
+    rows = [dict(zip(columns, key, strict=True)) for key in sorted(keys)]
+    cursor.register("wanted", pa.Table.from_pylist(rows, schema))
+    try:
+        query = f"SELECT t.* FROM {table} t SEMI JOIN wanted USING ({', '.join(columns)})"
+        found = cursor.sql(query).to_arrow_table().to_pylist()
+        return found
+    finally:
+        cursor.unregister("wanted")
 
 
-def _rows_with_blobs(connection: Any, blobs: set[Digest]) -> list[dict[str, Any]]:
-    if not blobs:
-        return []
-    wanted = pa.table({"blob_digest": sorted(blobs)})
-    query = "SELECT c.* FROM concepts c SEMI JOIN wanted w USING (blob_digest)"
-    return _select(connection, query, wanted)
-
-
-def _aliases_of(connection: Any, keys: set[AliasKey]) -> dict[AliasKey, tuple[int, int]]:
-    if not keys:
-        return {}
-    wanted = pa.table(
-        {
-            "owner": [key[0] for key in keys],
-            "name": [key[1] for key in keys],
-            "alias": [key[2] for key in keys],
-        }
-    )
-    query = "SELECT a.* FROM aliases a SEMI JOIN wanted w USING (owner, name, alias)"
+def fold_lines(fold: Fold) -> dict[str, pa.Table]:
+    """The lines that a fold says anew, sorted."""
     return {
-        (row["owner"], row["name"], row["alias"]): (row["generation"], row["version"])
-        for row in _select(connection, query, wanted)
+        "concepts": TABLES["concepts"].as_lines(concepts_table(fold.versions)),
+        "aliases": TABLES["aliases"].as_lines(aliases_table(fold.aliases.items())),
     }
 
 
-def _select(connection: Any, query: str, wanted: pa.Table) -> list[dict[str, Any]]:
-    connection.register("wanted", wanted)
+def purged_names(state: State, fold: Fold) -> list[tuple[str, str, int]]:
+    """(owner, name, highest version) of the purged concepts that a state still has; a name is found
+    by its digest."""
+    cursor = state.connection.cursor()
     try:
-        rows: list[dict[str, Any]] = connection.sql(query).to_arrow_table().to_pylist()
-        return rows
+        names = cursor.execute(
+            "SELECT DISTINCT owner, name FROM concepts UNION SELECT owner, name FROM aliases"
+        ).fetchall()
     finally:
-        connection.unregister("wanted")
-
-
-def insert(connection: Any, table: str, rows: pa.Table) -> None:
-    """Add `rows` to a table of the same columns."""
-    if rows.num_rows:
-        connection.register("rows_in", rows)
-        connection.execute(f"INSERT INTO {table} SELECT * FROM rows_in")
-        connection.unregister("rows_in")
-
-
-def store_fold(connection: Any, fold: Fold) -> None:
-    """Write the fold's versions and aliases over what the tables say of them."""
-    for table, rows, key in (
-        ("concepts", concepts_table(fold.versions), "owner, name, version"),
-        ("aliases", aliases_table(fold.aliases.items()), "owner, name, alias"),
-    ):
-        if rows.num_rows:
-            connection.register("rows_in", rows)
-            connection.execute(
-                f"DELETE FROM {table} WHERE ({key}) IN (SELECT ({key}) FROM rows_in)"
-            )
-            connection.execute(f"INSERT INTO {table} SELECT * FROM rows_in")
-            connection.unregister("rows_in")
-
-
-def drop_purged(connection: Any, fold: Fold) -> None:
-    """Remove the rows of purged names, found by their digests."""
-    names = connection.execute(
-        "SELECT owner, name, max(version) FROM concepts GROUP BY ALL "
-        "UNION SELECT owner, name, max(version) FROM aliases GROUP BY ALL"
-    ).fetchall()
-    for owner, name, _ in names:
+        cursor.close()
+    found = []
+    for owner, name in names:
         highest = fold.purged.get(name_digest(fold.registry_id, owner, name))
         if highest is not None:
-            for table in ("concepts", "aliases"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE owner = ? AND name = ? AND version <= ?",
-                    [owner, name, highest],
-                )
+            found.append((owner, name, highest))
+    return found

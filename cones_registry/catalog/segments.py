@@ -18,6 +18,7 @@ from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, canonical, pars
 from cones_registry.catalog.events import Event, check_event
 from cones_registry.digest import require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, LimitExceededError
+from cones_registry.store import Store
 
 PREFIX: Final = "log/"
 SUFFIX: Final = ".json.zst"
@@ -40,6 +41,11 @@ class Segment:
 
     stamp: str
     events: tuple[Event, ...]
+
+
+def commit_keys(store: Store) -> list[str]:
+    """Keys of all commits in the log; publications of manifests lie there too."""
+    return [entry.key for entry in store.list(PREFIX) if not entry.key.endswith(".pointer")]
 
 
 def encode_segment(stamp: str, events: Sequence[Event]) -> tuple[str, bytes]:

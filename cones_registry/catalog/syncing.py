@@ -1,36 +1,47 @@
-"""Sync: bring the local copy up to the log, with one listing and the objects that are new."""
+"""Sync: bring the local copy up to the log, with one listing and the objects that are new.
+
+The listing shows the commits and the publications of manifests. A copy that has all commits goes on
+by itself, whatever was folded. Where commits were folded and removed before it read them, it takes
+the runs that have them; where the runs are most of the catalogue, or what it holds is not in the
+chain any more (a backup was put back), it is made anew from the newest manifest.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import duckdb
 import pyarrow as pa
-from ulid import ULID
 
-from cones_registry.catalog import snapshots
-from cones_registry.catalog.clock import Clock
-from cones_registry.catalog.copy import LocalCopy, Meta, State, write_meta
-from cones_registry.catalog.rows import drop_purged, insert, load_fold, store_fold
-from cones_registry.catalog.segments import (
-    PREFIX,
-    Segment,
-    decode_segment,
-    is_pointer,
-    parse_name,
+from cones_registry.catalog import runs
+from cones_registry.catalog.chain import (
+    ANCESTORS,
+    Chain,
+    Manifest,
+    Pointer,
+    Position,
+    parse_pointer,
 )
+from cones_registry.catalog.clock import Clock
+from cones_registry.catalog.copy import Applied, LocalCopy, Meta, State
+from cones_registry.catalog.rows import fold_lines, load_fold, purged_names
+from cones_registry.catalog.runs import Run, Table
+from cones_registry.catalog.segments import PREFIX, Segment, decode_segment, parse_name
+from cones_registry.catalog.tables import TABLES
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavailableError
 from cones_registry.store import Store
 
 _ATTEMPTS: Final = 12
-_RELOAD_ABOVE: Final = 2000
-"""Segments missing behind a pointer beyond which the snapshot is read instead of them."""
+_LOOKS: Final = 3
+"""Listings that must lack a commit before it counts as lost."""
+
+_SHARE: Final = 4
+"""Missed runs with more than this part of the catalogue's lines are no news: all is read anew."""
 
 
 class _MovedError(Exception):
@@ -43,7 +54,7 @@ class SyncReport:
 
     Attributes:
         segments: commits that were applied one by one.
-        snapshot: number of the snapshot that was read whole, None if none was.
+        snapshot: number of the manifest whose runs were read, None if none were.
         waiting: commits kept for the next sync, since what they speak of is not listed yet.
     """
 
@@ -51,6 +62,14 @@ class SyncReport:
     snapshot: int | None = None
     waiting: int = 0
     purged_blobs: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What one listing of the log shows: stamp -> key of the commits, and the publications."""
+
+    segments: dict[str, str]
+    pointers: list[Pointer]
 
 
 class Syncer:
@@ -61,26 +80,27 @@ class Syncer:
         self.copy = copy
         self.registry_id = registry_id
         self.clock = clock
+        self.chain = Chain(store, registry_id, TABLES)
         self._own: dict[str, Segment] = {}
 
     def remember(self, segment: Segment) -> None:
         """Keep a commit of this process, so that the next sync need not read it back."""
-        if len(self._own) < 100_000:
+        if len(self._own) < 1000:
             self._own[segment.stamp] = segment
 
-    def sync(self) -> SyncReport:
-        """Apply everything that is in the log now.
+    def sync(self) -> tuple[SyncReport, State]:
+        """Apply everything that is in the log now; what was done, and the state that has it.
 
         Raises:
-            CorruptDataError: a segment or snapshot is damaged.
+            CorruptDataError: a segment, manifest or run is damaged.
             StoreUnavailableError: the store does not answer, or listings and objects do not agree.
         """
         for attempt in range(_ATTEMPTS):
             try:
                 listed = self._listed()
                 state = self.copy.state()
-                if state is not None and not listed.keys() - state.applied:
-                    return SyncReport()
+                if state is not None and self._is_current(state, listed):
+                    return SyncReport(), state
                 with self.copy.exclusive():
                     return self._apply(listed, self.copy.state())
             except _MovedError:
@@ -90,72 +110,195 @@ class Syncer:
             "over. If this lasts, objects were removed by hand: run `cones check`"
         )
 
-    def _listed(self) -> dict[str, str]:
-        """stamp -> key of everything in the log."""
-        return {parse_name(entry.key)[0]: entry.key for entry in self.store.list(PREFIX)}
+    def _listed(self) -> _Listing:
+        segments, pointers = {}, []
+        for entry in self.store.list(PREFIX):
+            pointer = parse_pointer(entry.key)
+            if pointer is not None:
+                pointers.append(pointer)
+            else:
+                segments[parse_name(entry.key)[0]] = entry.key
+        return _Listing(segments, pointers)
 
-    def _apply(self, listed: dict[str, str], state: State | None) -> SyncReport:
-        applied = state.applied if state else frozenset[str]()
-        # A copy: the state that is read from stays as it is, also when this fails.
-        meta = dataclasses.replace(state.meta) if state else Meta()
-        new = {stamp: key for stamp, key in listed.items() if stamp not in applied}
-        pointers = self._pointers(new, meta.snapshot)
-        manifest = self._to_reload(pointers, meta, applied, new)
-        if manifest is not None:
-            applied = frozenset(manifest.folded)
-            new = {stamp: key for stamp, key in listed.items() if stamp not in applied}
-        elif pointers:
-            newest = pointers[max(pointers)]
-            meta.snapshot, meta.manifest = newest["number"], newest["manifest"]
-        segments = list(self._read(key for key in new.values() if not is_pointer(key)))
-        latest = max(listed, default="")
+    def _is_current(self, state: State, listed: _Listing) -> bool:
+        """Whether the listing shows nothing that the state has not, and lacks nothing it has."""
+        position = state.meta.position
+        newest = max((pointer.position for pointer in listed.pointers), default=None)
+        return (
+            (newest == position if newest else not position.number)
+            and listed.segments.keys() <= state.applied.keys()
+            and not self._missing(state, listed)
+        )
+
+    @staticmethod
+    def _missing(state: State, listed: _Listing) -> set[str]:
+        """Commits that the state has, that nobody folded as far as it knows, and that are gone."""
+        return {
+            stamp
+            for stamp, (_, folded) in state.applied.items()
+            if not folded and stamp not in listed.segments
+        }
+
+    # -- where the copy stands --------------------------------------------------------------------
+
+    def _apply(self, listed: _Listing, state: State | None) -> tuple[SyncReport, State]:
+        known = set(state.meta.purged_blobs) if state else set()
+        before = state
+        # What the state was made of need not be read again.
+        positions = {pointer.position for pointer in listed.pointers}
+        newest = None
+        if state is None or max(positions, default=Position()) != state.meta.position:
+            newest = self.chain.newest(positions)
+        if state is not None:
+            state = self._moved_up(state, newest, listed)
+        read, folded = None, dict[str, int]()
+        if state is None:
+            newest = newest or self._unpublished()
+            if newest is not None:
+                state, read = self._from_runs(newest), newest.position.number
+        elif newest is not None and newest.position > state.meta.position:
+            state, was_read, folded = self._caught_up(state, newest, listed)
+            read = newest.position.number if was_read else None
+        applied = state.applied if state else {}
+        new = [key for stamp, key in listed.segments.items() if stamp not in applied]
+        if state is not None and state is before and not new:
+            return SyncReport(), state
+        segments = list(self._read(new))
+        latest = max(
+            [*listed.segments, *(pointer.stamp for pointer in listed.pointers)], default=""
+        )
         if latest:
             self.clock.observe(latest)
-        pointer_stamps = {stamp for stamp, key in listed.items() if is_pointer(key)}
-        report = self._build(
-            None if manifest else state,
-            manifest,
-            meta,
-            segments,
-            {stamp for stamp in applied if stamp in listed} | pointer_stamps,
-        )
-        for stamp in listed:
+        report, state = self._fold(state, segments, listed, latest, folded)
+        for stamp in listed.segments:
             self._own.pop(stamp, None)
-        return report
+        purged = tuple(sorted(set(state.meta.purged_blobs) - known))
+        return dataclasses.replace(report, snapshot=read, purged_blobs=purged), state
 
-    def _pointers(self, new: dict[str, str], base: int) -> dict[int, dict[str, Any]]:
-        """number -> pointer, of the unread pointers to snapshots newer than `base`."""
-        found: dict[int, dict[str, Any]] = {}
-        for segment in self._read(key for key in new.values() if is_pointer(key)):
-            event = segment.events[0]
-            if event["number"] > base:
-                found[event["number"]] = event
-        return found
+    def _unpublished(self) -> Manifest | None:
+        """The newest manifest that is there, if the log lost its publications or has none yet."""
+        found = (self.chain.read(number) for number in reversed(self.chain.numbers()))
+        return next((each for each in found if each and self.chain.is_sound(each)), None)
 
-    def _to_reload(
-        self,
-        pointers: dict[int, dict[str, Any]],
-        meta: Meta,
-        applied: frozenset[str],
-        new: dict[str, str],
-    ) -> snapshots.Manifest | None:
-        """The snapshot that must be read whole, None if what is here and listed reaches further."""
-        if not pointers:
-            return None
-        newest = max(pointers)
-        chain = [pointers.get(number) for number in range(meta.snapshot + 1, newest + 1)]
-        missing: set[str] = set()
-        for event in chain:
-            if event is None:
-                break
-            missing.update(stamp for stamp in event["folded"] if stamp not in applied)
-        else:
-            if missing <= new.keys() and len(missing) <= _RELOAD_ABOVE and meta.snapshot:
+    def _moved_up(self, state: State, newest: Manifest | None, listed: _Listing) -> State | None:
+        """The state, None if what it holds is not in the chain.
+
+        A listing may lag, so what it lacks is looked for several times.
+        """
+        position = state.meta.position
+        if newest is not None and newest.position > position:
+            if position.number and not newest.descends_from(position):
                 return None
-        try:
-            return snapshots.read_manifest(self.store, newest, pointers[newest]["manifest"])
-        except NotFoundError:
-            raise _MovedError from None
+            if not position.number and len(newest.ancestors) == ANCESTORS:
+                return None  # what it lacks of older ones nobody can tell
+        elif (
+            position.number
+            and position not in {pointer.position for pointer in listed.pointers}
+            and self.chain.read_position(position) is None
+        ):
+            return None
+        missing = self._missing(state, listed)
+        folded = self._folded_after(state, newest) if missing and newest else {}
+        for _ in range(_LOOKS):
+            missing -= folded.keys()
+            if not missing:
+                return state
+            missing -= self._listed().segments.keys()
+        return None
+
+    def _folded_after(self, state: State, newest: Manifest) -> dict[str, int]:
+        """Stamp -> number of the manifest that folded it, of those after the state's."""
+        return {
+            stamp: manifest.position.number
+            for manifest in self.chain.between(state.meta.position.number, newest)
+            for stamp in manifest.folded
+        }
+
+    def _caught_up(
+        self, state: State, newest: Manifest, listed: _Listing
+    ) -> tuple[State, bool, dict[str, int]]:
+        """The state moved up to a manifest; whether runs were read for that; and of the commits
+        that are still to be read, which manifest folded them."""
+        number = state.meta.position.number
+        between = self.chain.between(number, newest)
+        folded = {
+            stamp: manifest.position.number for manifest in between for stamp in manifest.folded
+        }
+        expected = [each for each, _ in newest.ancestors if each > number]
+        is_whole = len(between) == len(expected) + 1
+        lacks = [
+            stamp for stamp in folded if stamp not in state.applied and stamp not in listed.segments
+        ]
+        meta = dataclasses.replace(state.meta, position=newest.position)
+        applied: Applied = {
+            stamp: (sync, by or folded.get(stamp, 0))
+            for stamp, (sync, by) in state.applied.items()
+            if stamp in listed.segments or not (by or stamp in folded)
+        }
+        if is_whole and not lacks:
+            return dataclasses.replace(state, meta=meta, applied=applied), False, folded
+        missed = {
+            name: [run for run in found if run.last > number]
+            for name, found in newest.tables.items()
+        }
+        rows = sum(run.rows for found in missed.values() for run in found)
+        if rows * _SHARE > sum(run.rows for found in newest.tables.values() for run in found):
+            return self._from_runs(newest), True, {}
+        # What was applied and is not folded yet is applied again, upon lines that lack it.
+        applied = {stamp: each for stamp, each in applied.items() if each[1]}
+        applied |= {stamp: (0, by) for stamp, by in folded.items() if stamp in listed.segments}
+        meta = self._meta_of(newest, state.meta.sequence + 1)
+        news = {
+            name: pa.concat_tables(
+                [
+                    *runs.merge(
+                        TABLES[name],
+                        [self._lines(TABLES[name], run) for run in found],
+                        keep_gone=True,
+                    ),
+                    TABLES[name].lines.empty_table(),
+                ]
+            )
+            for name, found in missed.items()
+        }
+        without = [
+            each
+            for each in purged_names(state, load_fold(state, self.registry_id, meta, []))
+            if meta.purged != state.meta.purged
+        ]
+        return self.copy.build(state, news, meta, applied, without=without), True, {}
+
+    def _from_runs(self, manifest: Manifest) -> State:
+        """The state of a manifest, made of its runs alone."""
+        folded: Applied = {
+            stamp: (0, each.position.number)
+            for each in self.chain.between(manifest.since - 1, manifest)
+            for stamp in each.folded
+        }
+        found: dict[str, tuple[Run, ...]] = {name: () for name in TABLES} | dict(manifest.tables)
+        sources = {
+            name: runs.merge(
+                table, [self._lines(table, run) for run in found[name]], keep_gone=False
+            )
+            for name, table in TABLES.items()
+        }
+        rows = sum(run.rows for each in found.values() for run in each)
+        return self.copy.build_from(sources, self._meta_of(manifest, 0), folded, rows)
+
+    def _lines(self, table: Table, run: Run) -> Iterator[pa.Table]:
+        def fetch(part: runs.Part) -> bytes:
+            try:
+                return self.store.get(part.key)
+            except NotFoundError:
+                raise _MovedError from None
+
+        return runs.read_run(table, run, fetch)
+
+    @staticmethod
+    def _meta_of(manifest: Manifest, sequence: int) -> Meta:
+        return meta_from(manifest.rest, manifest, sequence)
+
+    # -- commits ----------------------------------------------------------------------------------
 
     def _read(self, keys: Iterable[str]) -> Iterable[Segment]:
         wanted = []
@@ -174,57 +317,50 @@ class Syncer:
                 # Once more: a bit may have flipped on the way, not in the store.
                 yield decode_segment(key, self.store.get(key))
 
-    def _build(
+    def _fold(
         self,
-        source: State | None,
-        manifest: snapshots.Manifest | None,
-        meta: Meta,
+        state: State | None,
         segments: list[Segment],
-        applied: set[str],
-    ) -> SyncReport:
-        known_purged = set(meta.purged_blobs)
-        if manifest is not None:
-            meta = manifest.meta
-        parquet = self._fetch(manifest) if manifest else None
-        with self.copy.build(source) as builder:
-            connection = builder.connection
-            if parquet is not None and manifest is not None:
-                path = self.copy.folder / f"snapshot-{ULID()}.parquet"
-                path.write_bytes(parquet)
-                del parquet
-                try:
-                    snapshots.load(connection, str(path))
-                except duckdb.Error as error:
-                    raise CorruptDataError(
-                        f"snapshot {manifest.number} cannot be loaded: {str(error)[:300]}"
-                    ) from error
-                finally:
-                    path.unlink()
-            fold = load_fold(connection, self.registry_id, meta, segments)
-            waiting = fold.apply_all(segments)
-            if fold.purges:
-                drop_purged(connection, fold)
-            store_fold(connection, fold)
-            late = {segment.stamp for segment in waiting}
-            applied |= {segment.stamp for segment in segments} - late
-            connection.execute("DELETE FROM internal.applied")
-            stamps = pa.table({"stamp": pa.array(sorted(applied), pa.string())})
-            insert(connection, "internal.applied", stamps)
-            meta.latest = max([meta.latest, *applied])
-            meta.condemned, meta.purged = fold.condemned, fold.purged
-            meta.rewritten = fold.rewritten
-            meta.purged_blobs = sorted({*meta.purged_blobs, *fold.purged_blobs})
-            write_meta(connection, meta)
-            builder.rewrite = fold.purges
-        return SyncReport(
-            len(segments) - len(waiting),
-            manifest.number if manifest else None,
-            len(waiting),
-            tuple(sorted(set(meta.purged_blobs) - known_purged)),
-        )
+        listed: _Listing,
+        latest: str,
+        folded: Mapping[str, int],
+    ) -> tuple[SyncReport, State]:
+        meta = dataclasses.replace(state.meta) if state else Meta()
+        meta.sequence += 1
+        fold = load_fold(state, self.registry_id, meta, segments)
+        waiting = fold.apply_all(segments)
+        late = {segment.stamp for segment in waiting}
+        applied: Applied = {
+            stamp: each
+            for stamp, each in (state.applied if state else {}).items()
+            if stamp in listed.segments or not each[1]
+        }
+        applied |= {
+            segment.stamp: (meta.sequence, folded.get(segment.stamp, 0))
+            for segment in segments
+            if segment.stamp not in late
+        }
+        meta.latest = max(meta.latest, latest)
+        meta.condemned, meta.purged, meta.rewritten = fold.condemned, fold.purged, fold.rewritten
+        meta.purged_blobs = sorted({*meta.purged_blobs, *fold.purged_blobs})
+        without = purged_names(state, fold) if state and fold.purges else ()
+        made = self.copy.build(state, fold_lines(fold), meta, applied, without=without)
+        return SyncReport(len(segments) - len(waiting), None, len(waiting)), made
 
-    def _fetch(self, manifest: snapshots.Manifest) -> bytes:
-        try:
-            return snapshots.read_parquet(self.store, manifest)
-        except NotFoundError:
-            raise _MovedError from None
+
+def meta_from(rest: Mapping[str, Any], manifest: Manifest, sequence: int) -> Meta:
+    """What syncing knows, of a manifest."""
+    return Meta.from_json(
+        {
+            **rest,
+            "position": dataclasses.asdict(manifest.position),
+            "sequence": sequence,
+            "latest": manifest.latest,
+        }
+    )
+
+
+def rest_of(meta: Meta) -> dict[str, Any]:
+    """What a manifest says of syncing besides its tables."""
+    left_out = ("position", "sequence", "latest")
+    return {name: value for name, value in meta.to_json().items() if name not in left_out}

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from cones_registry.catalog.fold import AliasKey, Key, Version
+from cones_registry.catalog.runs import Table
 
 CONCEPTS: Final = pa.schema(
     [
@@ -159,3 +160,9 @@ def _json(value: Any) -> str:
 
 _NOT_OF_A_RECORD: Final = frozenset(("ref", "method", "removed", "pruned", "state", "sketch"))
 _RECORD_NAMES: Final = tuple(name for name in CONCEPTS.names if name not in _NOT_OF_A_RECORD)
+
+TABLES: Final = {
+    "concepts": Table("concepts", CONCEPTS, ("owner", "name", "version")),
+    "aliases": Table("aliases", ALIASES, ("owner", "name", "alias")),
+}
+"""Tables that the runs and the local copy hold."""

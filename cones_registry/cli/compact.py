@@ -24,7 +24,7 @@ from .verb import verb
     help="Do nothing below so many log segments.",
 )
 def command(session: Session, grace: str | None, minimum: int) -> None:
-    """Fold the log into a new snapshot, so that new readers are ready sooner.
+    """Fold the log into sorted runs, so that new readers are ready sooner.
 
     Safe at any time, anywhere, also by several at once.
     """
@@ -33,12 +33,12 @@ def command(session: Session, grace: str | None, minimum: int) -> None:
     output = session.output
     if output.as_json:
         output.document(asdict(report))
-    if report.snapshot is None:
-        output.message("no new snapshot: there was nothing to fold")
+    if report.manifest is None:
+        output.message("no new manifest: there was nothing to fold")
     else:
         output.message(
-            f"snapshot {report.snapshot}: {counted(report.rows, 'version')} in"
-            f" {size(report.snapshot_bytes)}, {counted(report.folded, 'log segment')} folded"
+            f"manifest {report.manifest}: {counted(report.folded, 'log segment')} folded into"
+            f" {counted(report.rows, 'version')}, {size(report.written_bytes)} written"
         )
     output.message(
         f"{counted(report.removed, 'old object')} removed, {size(report.freed_bytes)} freed"

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog import chain, segments
 from cones_registry.catalog.clock import Clock
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.documents import unseal
 from cones_registry.catalog.fold import Key, Version
 from cones_registry.catalog.reader import refs_of, versions_where
+from cones_registry.catalog.runs import Part, Table, read_part
 from cones_registry.catalog.syncing import Syncer
+from cones_registry.catalog.tables import TABLES
 from cones_registry.codec import decode
 from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError
@@ -81,7 +83,7 @@ class Checker:
     def _compare_with_log(self, state: State) -> None:
         """What this machine has read and the log no longer says: lost, or put back from a backup.
 
-        Sync trusts that commits go only into snapshots; here the log is read anew, beside.
+        Sync trusts that commits go only into runs; here the log is read anew, beside.
         """
         with tempfile.TemporaryDirectory() as folder:
             copy = LocalCopy(Path(folder))
@@ -140,17 +142,28 @@ class Checker:
 
     def _read_log(self) -> None:
         store = self._ledger.store
-        keys = [entry.key for entry in store.list(segments.PREFIX)]
+        keys = segments.commit_keys(store)
         self._report.segments = len(keys)
         for key, data in store.get_many(keys):
             if data is not None:
                 with self._report.noting(key):
                     segments.decode_segment(key, data)
                     self._report.read_bytes += len(data)
-        for number in snapshots.manifest_numbers(store):
-            with self._report.noting(snapshots.manifest_key(number)):
-                manifest = snapshots.read_manifest(store, number)
-                self._report.read_bytes += len(snapshots.read_parquet(store, manifest))
+        read: set[str] = set()
+        for number in self._ledger.chain.numbers():
+            with self._report.noting(chain.manifest_key(number)):
+                manifest = self._ledger.chain.read(number)
+                for name, found in manifest.tables.items() if manifest else ():
+                    for part in (part for run in found for part in run.parts):
+                        if part.key not in read:
+                            read.add(part.key)
+                            self._read_part(TABLES[name], part)
+
+    def _read_part(self, table: Table, part: Part) -> None:
+        with self._report.noting(part.key):
+            for _ in read_part(table, part, self._ledger.store.get(part.key)):
+                pass
+            self._report.read_bytes += part.size
 
     def _read_blobs(self, versions: list[Version], blobs: dict[Digest, Entry]) -> None:
         by_blob: dict[Digest, list[Version]] = {}

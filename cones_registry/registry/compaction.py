@@ -1,34 +1,41 @@
-"""Compaction: fold the log into numbered snapshots. Safe anywhere, at any time, by several at once.
+"""Compaction: fold the log into a new manifest. Safe anywhere, at any time, by several at once.
 
-Snapshot n+1 is made from a local copy that holds exactly snapshot n and some segments, and its
-manifest is created exclusively: of several compactors one wins, the others' work is thrown away,
-and no snapshot ever lacks what one before it had. Folded segments are removed only when the pointer
-to their snapshot is older than the grace, so a reader has always one or the other.
+A fold writes the lines that the new commits changed as a small run, merges runs in tiers, and
+creates the next manifest exclusively: of several compactors one wins, the others' runs are removed,
+and no manifest ever lacks what one before it had. What was folded is removed only when the
+publication is older than the grace, so a reader has always one or the other.
 """
 
 from __future__ import annotations
 
-import io
-import re
+import contextlib
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import pyarrow.parquet as pq
-from ulid import ULID
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from cones_registry.catalog import segments, snapshots
-from cones_registry.catalog.copy import State
+from cones_registry.catalog import chain, runs, segments
+from cones_registry.catalog.chain import Manifest
+from cones_registry.catalog.copy import SEQUENCE, State
+from cones_registry.catalog.fold import name_digest
+from cones_registry.catalog.runs import Part, Run, Table
+from cones_registry.catalog.syncing import rest_of
+from cones_registry.catalog.tables import TABLES
+from cones_registry.digest import Digest
 from cones_registry.errors import NotFoundError, UsageError
 from cones_registry.registry.ledger import Ledger
-from cones_registry.store import Entry, KeyExistsError
+from cones_registry.store import Entry, Store
 
 DEFAULT_GRACE: Final = 3600.0
 """Seconds: longer than clocks differ, and than a reader takes from listing to last object."""
 
-_ROWS_PER_GROUP: Final = 122_880
-_ZSTD_LEVEL: Final = 3
-_PARQUET: Final = re.compile(r"snapshots/([0-9]{6,9})-[0-9a-f]{64}\.parquet", re.ASCII)
+_BATCH_ROWS: Final = 16_384
+
+Purged = Sequence[tuple[str, str, int]]
+"""(owner, name, highest version) of concepts that are gone for good."""
 
 
 @dataclass(frozen=True)
@@ -36,32 +43,41 @@ class CompactReport:
     """What a compaction did.
 
     Attributes:
-        snapshot: number of the snapshot it made, None if there was nothing to fold, or another
+        manifest: number of the manifest it made, None if there was nothing to fold, or another
             compactor was first.
-        rows, snapshot_bytes: versions in it, and its size.
+        rows: versions in the catalogue then.
+        written_bytes: of the runs it wrote, merged ones included.
         folded: segments it folded.
-        removed: objects it removed: segments folded before the grace, and older snapshots.
+        removed: objects it removed: segments folded before the grace, older manifests and runs.
         freed_bytes: bytes of those.
     """
 
-    snapshot: int | None
+    manifest: int | None
     rows: int
-    snapshot_bytes: int
+    written_bytes: int
     folded: int
     removed: int
     freed_bytes: int
 
 
-def compact(ledger: Ledger, *, grace: float, minimum: int) -> CompactReport:
-    """Fold what is in the log, then remove what was folded longer than `grace` seconds ago."""
+def compact(
+    ledger: Ledger, *, grace: float, minimum: int, purged: Purged = (), force: bool = False
+) -> CompactReport:
+    """Fold what is in the log, then remove what was folded longer than `grace` seconds ago.
+
+    Args:
+        ledger: of the registry.
+        grace: seconds.
+        minimum: segments below which nothing is folded.
+        purged: what a purge in the log took away, if the caller knows: else every run is read.
+        force: make a manifest even if there is nothing new.
+    """
     ledger.require_writable()
     check_grace(grace)
-    previous = publish_newest(ledger)
-    state = ledger.fresh_now()
     made: tuple[int | None, int, int, int] = (None, 0, 0, 0)
-    # A state behind the newest snapshot would make one that lacks something.
-    if state.meta.snapshot == (previous.number if previous else 0):
-        made = _fold(ledger, state, previous, minimum)
+    # Another compactor may merge these runs and remove them meanwhile.
+    with contextlib.suppress(NotFoundError):
+        made = _Folding(ledger, purged).fold(0 if force else max(1, minimum))
     removed, freed = clean(ledger, grace)
     return CompactReport(*made, removed, freed)
 
@@ -72,139 +88,269 @@ def check_grace(grace: float) -> None:
         raise UsageError(f"grace is {grace!r}; expected seconds, 0 or more")
 
 
-def publish_newest(ledger: Ledger) -> snapshots.Manifest | None:
-    """The newest snapshot, with a pointer to it in the log whoever made it."""
-    newest = snapshots.newest_manifest(ledger.store)
-    if newest is None:
-        return None
-    state = ledger.fresh_now()
-    if state.meta.snapshot < newest.number:
-        # Its maker was killed before it could say so.
-        before = _folded_before(ledger, newest.number)
-        _publish(ledger, newest.number, newest.digest, set(newest.folded) - before)
-    return newest
+class _Folding:
+    """One attempt to make the next manifest."""
+
+    def __init__(self, ledger: Ledger, purged: Purged) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._chain = ledger.chain
+        self._purged = purged
+        self._written: list[Part] = []
+
+    def fold(self, minimum: int) -> tuple[int | None, int, int, int]:
+        """(number, rows, bytes written, segments folded) of a new manifest."""
+        numbers = self._chain.numbers()
+        state = self._published(numbers)
+        position = state.meta.position
+        before = self._chain.read_position(position) if position.number else None
+        if position.number and before is None:
+            return None, 0, 0, 0  # a backup was put back since it was read
+        new = sorted(stamp for stamp, (_, by) in state.applied.items() if not by)
+        if len(new) < minimum:
+            return None, 0, 0, 0
+        number = max([position.number, *numbers]) + 1
+        # A number above ours that is not in the chain is an orphan: our past is another one.
+        is_own = before is not None and number == position.number + 1
+        epoch = position.epoch if is_own else self._ledger.clock.next()
+        tables = dict(before.tables) if before else {}
+        # The state lets go of folded commits when they are listed no more.
+        kept = [by for _, by in state.applied.values() if by]
+        try:
+            tables = {
+                name: self._next_runs(table, number, tables.get(name, ()), state, before)
+                for name, table in TABLES.items()
+            }
+            data = chain.encode_manifest(
+                number,
+                epoch,
+                self._ledger.registry_id,
+                before,
+                since=min([number, *kept]),
+                folded=new,
+                latest=state.meta.latest,
+                tables=tables,
+                rest=rest_of(state.meta),
+            )
+            made = self._chain.create(number, data)
+        except BaseException:
+            self._undo()
+            raise
+        if made is None:
+            self._undo()
+            return None, 0, 0, 0
+        self._chain.publish(self._ledger.clock.next(), made)
+        self._ledger.expire()
+        return number, _count(state), sum(part.size for part in self._written), len(new)
+
+    def _published(self, numbers: list[int]) -> State:
+        """The state of now, of which every manifest is published: a maker may have been killed
+        before he could say so."""
+        state = self._ledger.fresh_now()
+        position = state.meta.position if state.meta.position.number else None
+        found = self._chain.read(numbers[-1]) if numbers else None
+        if found is None or (found.predecessor != position and found.position != position):
+            return state
+        entries = self._store.list(segments.PREFIX)
+        if any(
+            pointer.position == found.position
+            for entry in entries
+            if (pointer := chain.parse_pointer(entry.key))
+        ):
+            return state
+        self._chain.publish(self._ledger.clock.next(), found)
+        return self._ledger.fresh_now()
+
+    def _undo(self) -> None:
+        """Remove the runs of this attempt; their digests are nobody else's."""
+        with contextlib.suppress(Exception):
+            self._store.delete_many(part.key for part in self._written)
+
+    def _next_runs(
+        self,
+        table: Table,
+        number: int,
+        found: tuple[Run, ...],
+        state: State,
+        before: Manifest | None,
+    ) -> tuple[Run, ...]:
+        """The runs of a table with the news, merged in tiers."""
+        found = self._without_purged(table, found, state, before)
+        news = self._write(table, _news(table, state), number, number)
+        found = (news, *found) if news else found
+        count = 0
+        for merged in runs.tiers([run.rows for run in found]):
+            count = max(0, count - 1) + merged
+        if count > 1:
+            some = found[:count]
+            lines = runs.merge(
+                table,
+                [runs.read_run(table, run, lambda part: self._store.get(part.key)) for run in some],
+                keep_gone=count < len(found),
+            )
+            one = self._write(table, lines, some[-1].first, some[0].last)
+            found = (one, *found[count:]) if one else found[count:]
+        return found
+
+    def _write(self, table: Table, lines: Iterable[pa.Table], first: int, last: int) -> Run | None:
+        parts = runs.write_parts(self._store, table, lines)
+        self._written += parts
+        return Run(first, last, parts) if parts else None
+
+    def _without_purged(
+        self, table: Table, found: tuple[Run, ...], state: State, before: Manifest | None
+    ) -> tuple[Run, ...]:
+        """The runs, made again where they hold what the new commits purge."""
+        had: Mapping[Digest, int] = before.rest.get("purged", {}) if before else {}
+        purged = {
+            digest: highest
+            for digest, highest in state.meta.purged.items()
+            if had.get(digest, -1) < highest
+        }
+        if not purged:
+            return found
+        known = {
+            name_digest(self._ledger.registry_id, owner, name): (owner, name)
+            for owner, name, _ in self._purged
+        }
+        names = [known[digest] for digest in purged] if purged.keys() <= known.keys() else None
+        kept = []
+        for run in found:
+            parts: list[Part] = []
+            for part in run.parts:
+                if names is None or any(part.first[:2] <= each <= part.last[:2] for each in names):
+                    parts += self._part_without(table, part, purged)
+                else:
+                    parts.append(part)
+            if parts:
+                kept.append(Run(run.first, run.last, tuple(parts)))
+        return tuple(kept)
+
+    def _part_without(
+        self, table: Table, part: Part, purged: Mapping[Digest, int]
+    ) -> Sequence[Part]:
+        groups = list(runs.read_part(table, part, self._store.get(part.key)))
+        left = [_not_purged(lines, self._ledger.registry_id, purged) for lines in groups]
+        if sum(map(len, left)) == part.rows:
+            return [part]
+        made = runs.write_parts(self._store, table, left)
+        self._written += made
+        return made
 
 
-def _folded_before(ledger: Ledger, number: int) -> set[str]:
-    try:
-        return (
-            set(snapshots.read_manifest(ledger.store, number - 1).folded) if number > 1 else set()
-        )
-    except NotFoundError:
-        return set()
-
-
-def _publish(ledger: Ledger, number: int, manifest: str, folded: set[str]) -> None:
-    ledger.commit(
-        [{"type": "pointer", "number": number, "manifest": manifest, "folded": sorted(folded)}]
-    )
-
-
-def _fold(
-    ledger: Ledger, state: State, previous: snapshots.Manifest | None, minimum: int
-) -> tuple[int | None, int, int, int]:
-    """(number, rows, bytes, segments folded) of a new snapshot."""
-    before = set(previous.folded) if previous else set()
-    pointers = {
-        segments.parse_name(entry.key)[0]
-        for entry in ledger.store.list(segments.PREFIX)
-        if segments.is_pointer(entry.key)
-    }
-    held = set(state.applied) - pointers
-    new = held - before
-    if len(new) < max(1, minimum):
-        return None, 0, 0, 0
-    number = (previous.number if previous else 0) + 1
-    parquet, rows = _parquet(state)
-    store = ledger.store
-    manifest = snapshots.encode_manifest(
-        number, parquet, rows, sorted(held), state.meta, str(ULID())
-    )
-    described = snapshots.decode_manifest(number, manifest)
-    key = snapshots.parquet_key(number, described.parquet)
-    store.put_new(key, parquet)
-    try:
-        store.put_new(snapshots.manifest_key(number), manifest)
-    except KeyExistsError:
-        winner = snapshots.read_manifest(store, number)
-        if winner.parquet != described.parquet:
-            store.delete(key)
-        return None, 0, 0, 0
-    _publish(ledger, number, described.digest, new)
-    return number, rows, len(parquet), len(new)
-
-
-def _parquet(state: State) -> tuple[bytes, int]:
-    """The rows of a local copy as the Parquet bytes of a snapshot."""
-    buffer = io.BytesIO()
+def _count(state: State) -> int:
     cursor = state.connection.cursor()
     try:
-        reader: Any = cursor.sql(snapshots.EXPORT).to_arrow_reader(_ROWS_PER_GROUP)
-        with pq.ParquetWriter(
-            buffer,
-            reader.schema,
-            compression="zstd",
-            compression_level=_ZSTD_LEVEL,
-            store_schema=False,
-        ) as writer:
-            rows = 0
-            for batch in reader:
-                writer.write_batch(batch)
-                rows += batch.num_rows
-        return buffer.getvalue(), rows
+        (count,) = cursor.execute("SELECT count(*) FROM concepts").fetchone()
+        return int(count)
     finally:
         cursor.close()
 
 
-def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
-    """Remove what a snapshot older than `grace` seconds makes superfluous; (objects, bytes)."""
-    store = ledger.store
-    log = {entry.key: entry for entry in store.list(segments.PREFIX)}
-    pointers: dict[int, list[Entry]] = {}
-    for key, data in store.get_many(key for key in log if segments.is_pointer(key)):
-        if data is not None:
-            event = segments.decode_segment(key, data).events[0]
-            pointers.setdefault(event["number"], []).append(log[key])
-    before = time.time() - grace
-    old = [n for n, found in pointers.items() if min(e.modified for e in found) <= before]
-    if not old:
-        return 0, 0
-    number = max(old)
+def _news(table: Table, state: State) -> Iterator[pa.Table]:
+    """The lines that commits changed which no manifest has folded, in order."""
+    new = [sync for sync, by in state.applied.values() if not by]
+    if not new:
+        return
+    columns, order = ", ".join(table.schema.names), ", ".join(table.key)
+    cursor = state.connection.cursor()
     try:
-        manifest = snapshots.read_manifest(store, number)
-    except NotFoundError:
-        return 0, 0  # another compactor is further
-    folded = set(manifest.folded)
+        reader = cursor.sql(
+            f"SELECT {columns} FROM {table.name}_lines WHERE {SEQUENCE} >= {min(new)} "
+            f"ORDER BY {order}"
+        ).to_arrow_reader(_BATCH_ROWS)
+        for batch in reader:
+            yield table.as_lines(pa.Table.from_batches([batch]))
+    finally:
+        cursor.close()
+
+
+def _not_purged(lines: pa.Table, registry_id: str, purged: Mapping[Digest, int]) -> pa.Table:
+    pairs = lines.select(["owner", "name"]).group_by(["owner", "name"]).aggregate([]).to_pylist()
+    for pair in pairs:
+        highest = purged.get(name_digest(registry_id, pair["owner"], pair["name"]))
+        if highest is not None:
+            its = pc.and_(
+                pc.equal(lines["owner"], pair["owner"]), pc.equal(lines["name"], pair["name"])
+            )
+            old = pc.less_equal(lines["version"], pa.scalar(highest, pa.int32()))
+            lines = lines.filter(pc.invert(pc.and_(its, old)))
+    return lines
+
+
+# -- removing what is superseded ------------------------------------------------------------------
+
+
+def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
+    """Remove what a manifest published `grace` seconds ago makes superfluous; (objects, bytes)."""
+    store, links = ledger.store, ledger.chain
+    log = {entry.key: entry for entry in store.list(segments.PREFIX)}
+    pointers = {
+        entry.key: each for entry in log.values() if (each := chain.parse_pointer(entry.key))
+    }
+    newest = links.newest(pointer.position for pointer in pointers.values())
+    if newest is None:
+        return 0, 0
+    before = time.time() - grace
+    old = max(
+        (
+            pointer.position
+            for key, pointer in pointers.items()
+            if log[key].modified <= before and newest.descends_from(pointer.position)
+        ),
+        default=None,
+    )
+    settled = links.read_position(old) if old else None
+    if settled is None:
+        return 0, 0
+    folded = {stamp for each in links.between(settled.since - 1, settled) for stamp in each.folded}
     doomed = [
-        entry
-        for key, entry in log.items()
-        if not segments.is_pointer(key) and segments.parse_name(key)[0] in folded
+        entry for key, entry in log.items() if key not in pointers and _stamp_of(key) in folded
     ]
-    # What leads readers to something goes after the thing's successor is in place, segments first.
-    old_pointers = [entry for n, found in sorted(pointers.items()) if n < number for entry in found]
-    manifests, parquets = _old_snapshots(store.list(snapshots.PREFIX), manifest, before)
+    old_pointers = [log[key] for key, each in pointers.items() if each.position < settled.position]
     # Stage by stage, since deletes of one stage run side by side: a kill between any two leaves
     # nothing that names what is gone.
-    stages = (doomed, old_pointers, manifests, parquets)
+    manifests, parts = _superseded(store, ledger, settled, newest, before)
+    stages = (doomed, old_pointers, manifests, parts)
     for stage in stages:
         store.delete_many(entry.key for entry in stage)
     gone = [entry for stage in stages for entry in stage]
     return len(gone), sum(entry.size for entry in gone)
 
 
-def _old_snapshots(
-    entries: list[Entry], keep: snapshots.Manifest, before: float
+def _stamp_of(key: str) -> str:
+    return key.removeprefix(segments.PREFIX).partition(".")[0]
+
+
+def _superseded(
+    store: Store, ledger: Ledger, settled: Manifest, newest: Manifest, before: float
 ) -> tuple[list[Entry], list[Entry]]:
-    """(manifests, Parquet objects) of snapshots before `keep`, and what losing compactors left."""
-    kept = snapshots.parquet_key(keep.number, keep.parquet)
-    manifests, parquets = [], []
-    for entry in entries:
-        match = _PARQUET.fullmatch(entry.key)
-        if match:
-            number = int(match[1])
-            lost = number == keep.number and entry.key != kept and entry.modified <= before
-            if number < keep.number or lost:
-                parquets.append(entry)
-        elif entry.key < snapshots.manifest_key(keep.number):
-            manifests.append(entry)
-    return manifests, parquets
+    """(manifests, parts) that no reader needs who began after `settled` was published."""
+    listed = {entry.key: entry for entry in store.list(chain.PREFIX)}
+    first = settled.predecessor.number if settled.predecessor else settled.position.number
+    # Of the newest the one before it stays: without it a manifest does not count.
+    numbers = [number for number in ledger.chain.numbers() if number < first]
+    manifests = [listed[key] for key in map(chain.manifest_key, numbers) if key in listed]
+    named: set[str] = set()
+    for manifest in [*ledger.chain.between(settled.position.number, newest), settled]:
+        named |= {part.key for part in parts_of(manifest)}
+    superseded: set[str] = set()
+    for number in [*numbers, first]:
+        each = ledger.chain.read(number)
+        superseded |= {part.key for part in parts_of(each)} if each else set()
+    made = listed.get(chain.manifest_key(newest.position.number))
+    parts = [
+        entry
+        for entry in store.list(runs.PREFIX)
+        if entry.key not in named
+        # What no manifest names may be a compactor's that is at work. Was it written before the
+        # newest manifest, then its maker comes too late: that number is taken.
+        and (entry.key in superseded or (made is not None and entry.modified < made.modified))
+        and entry.modified <= before
+    ]
+    return manifests, parts
+
+
+def parts_of(manifest: Manifest) -> list[Part]:
+    """Every part of every run that a manifest names."""
+    return [part for found in manifest.tables.values() for run in found for part in run.parts]

@@ -63,30 +63,33 @@ class Ledger:
         self.blobs = BlobCache(store, folder / "blobs")
         self.memory = Memory()
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
+        self.chain = self._syncer.chain
         self._synced = float("-inf")
         self.has_synced = False
 
     def sync(self) -> SyncReport:
         """Bring the local copy up to the log."""
+        return self._sync()[0]
+
+    def _sync(self) -> tuple[SyncReport, State]:
         started = time.monotonic()
-        report = self._syncer.sync()
+        report, state = self._syncer.sync()
         self.has_synced = True
         self._synced = started
         for digest in report.purged_blobs:
             self.blobs.forget(digest)
             self.memory.forget(digest)
-        return report
+        return report, state
 
     def fresh(self) -> State:
         """The local copy, synced unless that was less than `max_staleness` seconds ago."""
         if time.monotonic() - self._synced >= self.max_staleness:
-            self.sync()
+            return self._sync()[1]
         return self.state()
 
     def fresh_now(self) -> State:
         """The local copy, synced now."""
-        self.sync()
-        return self.state()
+        return self._sync()[1]
 
     def state(self) -> State:
         """The local copy as it is; synced if there is none yet, or nothing in it."""
@@ -95,7 +98,7 @@ class Ledger:
             if state is not None:
                 return state
             self.copy.forget()  # damaged, or none yet: built again from the store
-            self.sync()
+            self._sync()
         raise StoreUnavailableError(
             f"the local copy in {self.copy.folder} cannot be read. Remove that folder and try again"
         )
@@ -119,6 +122,10 @@ class Ledger:
         self.require_writable()
         self.store.put_new(key, data)
         self._syncer.remember(segment)
+        self.expire()
+
+    def expire(self) -> None:
+        """Have the next read ask the store, whatever staleness is allowed."""
         self._synced = float("-inf")
 
     def forget_other_copies(self) -> None:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog import segments
 from cones_registry.catalog.documents import seal
 from cones_registry.catalog.events import Event
 from cones_registry.catalog.fold import Version, name_digest
@@ -41,7 +41,7 @@ from cones_registry.registry.traces import (
     footer_of,
     mentions,
     named_in,
-    rows_in_parquet,
+    rows_in_runs,
     search,
     unfinished_about,
     versions_of,
@@ -63,7 +63,7 @@ class PurgePlan:
         shared: blob digest -> bytes, used by others too: made again without the purged record.
         reserved: keys that go.
         derived: refs of what others made from it, whose provenance names it: they go first.
-        residue: segments, snapshot rows or unfinished files that still speak of it, where a purge
+        residue: segments, lines of runs or unfinished files that still speak of it, where a purge
             or a push was broken off.
     """
 
@@ -155,17 +155,22 @@ class PurgePlan:
         return owner == self.owner and self.name in (None, name)
 
     def _fold_away(self, stamp: str) -> None:
-        """Compact until nothing of before the purge is left in log and snapshots."""
+        """Compact until nothing of before the purge is left in log and runs."""
         ledger = self._ledger
+        gone = [(self.owner, name, highest) for name, highest in self.names.items()]
+        folded: int | None = None
         for attempt in range(_COMPACTIONS):
-            compact(ledger, grace=0, minimum=1)
+            # Twice at least: a manifest stays until the one after its successor is there.
+            compact(ledger, grace=0, minimum=1, purged=gone, force=True)
             left = [
-                entry.key
-                for entry in ledger.store.list(segments.PREFIX)
-                if not segments.is_pointer(entry.key) and segments.parse_name(entry.key)[0] <= stamp
+                key
+                for key in segments.commit_keys(ledger.store)
+                if segments.parse_name(key)[0] <= stamp
             ]
-            if not left and len(snapshots.manifest_numbers(ledger.store)) <= 1:
-                return
+            if not left:
+                folded = folded or ledger.fresh_now().meta.position.number
+                if min(ledger.chain.numbers(), default=folded) >= folded:
+                    return
             time.sleep(0.05 * attempt)
         raise StoreUnavailableError(
             f"the log could not be folded in {_COMPACTIONS} attempts, since others compact "
@@ -196,7 +201,7 @@ class PurgePlan:
             rewritten_blobs=tuple(rewritten),
             reservations=len(self.reserved),
             segments=max(0, before[0] - after[0]),
-            snapshots=max(0, before[1] - after[1]),
+            runs=max(0, before[1] - after[1]),
             freed_bytes=self.freed_bytes,
             scanned_objects=objects,
             scanned_bytes=size,
@@ -241,14 +246,12 @@ def plan_purge(ledger: Ledger, owner: str | None, ref: Ref | None) -> PurgePlan:
         names[record["name"]] = max(record["version"], names.get(record["name"], 0))
     blobs, shared = _blobs_to_go(ledger, versions, whose, name)
     residue = 0
-    for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
+    for key, data in store.get_many(segments.commit_keys(store)):
         residue += data is not None and mentions(segments.decode_segment(key, data), whose, name)
     if not (versions or reserved or blobs or shared or residue):
-        # A purge that was broken off late has left nothing but snapshots of before; a killed
-        # writer, nothing but a file that is not finished.
-        for entry in store.list(snapshots.PREFIX):
-            if entry.key.endswith(".parquet"):
-                residue += rows_in_parquet(store.get(entry.key), whose, name)
+        # A purge that was broken off late has left nothing but runs of before; a killed writer,
+        # nothing but a file that is not finished.
+        residue += rows_in_runs(ledger, whose, name)[0]
         residue += unfinished_about(store, whose, name)
     if not (versions or reserved or blobs or shared or residue):
         raise NotFoundError(f"nothing of {whose}{'/' + name if name else ''} is here to be purged")

@@ -6,10 +6,12 @@ import base64
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog import chain, segments
 from cones_registry.catalog.events import RECORD_KEYS, Event, check_event
 from cones_registry.catalog.fold import Key
 from cones_registry.catalog.reader import versions_where
+from cones_registry.catalog.runs import read_run
+from cones_registry.catalog.tables import TABLES
 from cones_registry.codec import decode, read_footer
 from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError, NotFoundError
@@ -83,25 +85,24 @@ class Rebuilder:
 
     def _discard_damaged_log(self) -> None:
         store = self._ledger.store
-        for key, data in store.get_many([e.key for e in store.list(segments.PREFIX)]):
+        for key, data in store.get_many(segments.commit_keys(store)):
             try:
                 if data is not None:
-                    segment = segments.decode_segment(key, data)
-                    if segments.is_pointer(key):
-                        event = segment.events[0]
-                        manifest = snapshots.read_manifest(
-                            store, event["number"], event["manifest"]
-                        )
-                        snapshots.read_parquet(store, manifest)
-            except (CorruptDataError, NotFoundError):
+                    segments.decode_segment(key, data)
+            except CorruptDataError:
                 store.delete(key)
                 self._report.discarded.append(key)
-        for number in snapshots.manifest_numbers(store):
+        for number in self._ledger.chain.numbers():
             try:
-                snapshots.read_parquet(store, snapshots.read_manifest(store, number))
+                manifest = self._ledger.chain.read(number)
+                for name, found in manifest.tables.items() if manifest else ():
+                    for run in found:
+                        for _ in read_run(TABLES[name], run, lambda part: store.get(part.key)):
+                            pass
             except (CorruptDataError, NotFoundError):
-                store.delete(snapshots.manifest_key(number))
-                self._report.discarded.append(snapshots.manifest_key(number))
+                key = chain.manifest_key(number)
+                store.delete(key)
+                self._report.discarded.append(key)
 
     def _from_reservations(self) -> Iterator[tuple[str, Event]]:
         store = self._ledger.store

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog import runs, segments
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES
 from cones_registry.catalog.fold import Version
@@ -38,7 +38,7 @@ class PurgeReceipt:
         versions: how many were purged.
         removed_blobs, rewritten_blobs: digests of blobs that are gone, and of those made again
             because others use the same mask.
-        reservations, segments, snapshots: how many objects of each kind were removed.
+        reservations, segments, runs: how many objects of each kind were removed.
         freed_bytes: bytes of removed blobs.
         scanned_objects, scanned_bytes: what was read afterwards to prove the absence.
         found: how often the purged names were found in it: 0.
@@ -53,7 +53,7 @@ class PurgeReceipt:
     rewritten_blobs: tuple[Digest, ...]
     reservations: int
     segments: int
-    snapshots: int
+    runs: int
     freed_bytes: int
     scanned_objects: int
     scanned_bytes: int
@@ -103,12 +103,35 @@ def mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
 
 
 def rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
-    """Rows of a snapshot's Parquet bytes that are of the owner, or of the one concept."""
+    """Lines of a part's Parquet bytes that are of the owner, or of the one concept."""
     rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
     match = pc.equal(rows["owner"], owner)
     if name is not None:
         match = pc.and_(match, pc.equal(rows["name"], name))
     return int(pc.sum(match).as_py() or 0)
+
+
+def rows_in_runs(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int]:
+    """(lines about the owner or the one concept in all runs, bytes read to count them).
+
+    A manifest says from where to where a part reaches; only parts that can hold it are read, and
+    those that no manifest names, which a compactor has left.
+    """
+    begins, ends = (owner, name or ""), (owner, name or "\U0010ffff")
+    rows = size = 0
+    ranges: dict[str, bool] = {}
+    for manifest in map(ledger.chain.read, ledger.chain.numbers()):
+        for each in manifest.tables.values() if manifest else ():
+            for part in (part for run in each for part in run.parts):
+                ranges[part.key] = part.first[:2] <= ends and begins <= part.last[:2]
+                for key in (part.first, part.last):
+                    rows += key[0] == owner and name in (None, key[1])
+    keys = [entry.key for entry in ledger.store.list(runs.PREFIX) if ranges.get(entry.key, True)]
+    for _, data in ledger.store.get_many(keys, parallel=1):
+        if data is not None:
+            size += len(data)
+            rows += rows_in_parquet(data, owner, name)
+    return rows, size
 
 
 def unfinished_about(store: Store, owner: str, name: str | None) -> int:
@@ -152,15 +175,13 @@ def search(ledger: Ledger, owner: str, name: str | None) -> tuple[int, int, int]
         each = reservations.parse_key(entry.key)
         found += each is not None and concerns(each.owner, each.name)
         found += entry.key.startswith(f"quotas/{owner}/") and name is None
-    for key, data in store.get_many([entry.key for entry in store.list(segments.PREFIX)]):
+    for key, data in store.get_many(segments.commit_keys(store)):
         if data is not None:
             size += len(data)
             found += mentions(segments.decode_segment(key, data), owner, name)
-    newest = snapshots.newest_manifest(store)
     state = ledger.fresh_now()
-    if newest is not None:
-        size += newest.size
-        found += rows_in_parquet(snapshots.read_parquet(store, newest), owner, name)
+    rows, read = rows_in_runs(ledger, owner, name)
+    found, size = found + rows, size + read
     found += len(versions_of(state, owner, name)) + len(derived_from(state, owner, name))
     for _, data in store.get_many([entry.key for entry in blob_entries(ledger).values()]):
         if data is not None:
@@ -178,7 +199,7 @@ def versions_of(state: State, owner: str, name: str | None) -> list[Version]:
 
 def derived_from(state: State, owner: str, name: str | None) -> tuple[str, ...]:
     """Refs of what others made from the owner's masks, or from the one concept's: its provenance
-    says so in the catalogue, in the log, in snapshots and in the footer of its blob."""
+    says so in the catalogue, in the log, in runs and in the footer of its blob."""
     start = f"{owner}/{name}" if name else f"{owner}/"
     found = []
     for version in versions_where(state, "contains(provenance, ?)", [start]):
@@ -206,8 +227,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def count_log(ledger: Ledger) -> tuple[int, int]:
-    """(log segments, snapshots) in the store."""
+    """(log segments, parts of runs) in the store."""
     return (
-        len(ledger.store.list(segments.PREFIX)),
-        len(snapshots.manifest_numbers(ledger.store)),
+        len(segments.commit_keys(ledger.store)),
+        len(ledger.store.list(runs.PREFIX)),
     )

@@ -8,20 +8,16 @@ from typing import Any
 
 import jsonschema
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.catalog import segments, snapshots
+from cones_registry.catalog import segments
 from cones_registry.catalog.clock import Clock
-from cones_registry.catalog.copy import Meta
 from cones_registry.catalog.documents import canonical, seal, unseal
 from cones_registry.catalog.events import check_event
 from cones_registry.digest import sha256_bytes
 from cones_registry.errors import CorruptDataError, LimitExceededError, UsageError
-from cones_registry.store import open_store
 
 FOLDER = Path(__file__).resolve().parents[2] / "schema"
 SCHEMA = json.loads((FOLDER / "log-segment.schema.json").read_text("utf-8"))
@@ -146,44 +142,6 @@ def test_a_document_is_refused_when_anything_in_it_changed() -> None:
             unseal("base", changed, "x")
     with pytest.raises(CorruptDataError, match="reads 'cones-quota/1'"):
         unseal("quota", data, "x")
-
-
-def snapshot(tmp_path: Path, table: pa.Table, rows: int | None = None) -> snapshots.Manifest:
-    """A snapshot in a store at `tmp_path`, whatever its table."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    parquet = buffer.getvalue()
-    rows = table.num_rows if rows is None else rows
-    data = snapshots.encode_manifest(1, parquet, rows, [], Meta(), "maker")
-    manifest = snapshots.decode_manifest(1, data)
-    store = open_store(tmp_path)
-    store.put_new(snapshots.parquet_key(1, manifest.parquet), parquet)
-    return manifest
-
-
-def test_a_snapshot_of_another_schema_is_refused(tmp_path: Path) -> None:
-    manifest = snapshot(tmp_path, pa.table({"owner": ["a"]}))
-    with pytest.raises(CorruptDataError, match="of the columns"):
-        snapshots.read_parquet(open_store(tmp_path), manifest)
-
-
-def test_a_snapshot_with_a_lying_count_is_refused(tmp_path: Path) -> None:
-    columns = [*snapshots.CONCEPTS.names, "aliases"]
-    manifest = snapshot(tmp_path, pa.table({name: ["a"] for name in columns}), rows=2)
-    with pytest.raises(CorruptDataError, match="has 1 rows"):
-        snapshots.read_parquet(open_store(tmp_path), manifest)
-
-
-def test_a_snapshot_with_columns_of_another_type_is_refused(tmp_path: Path) -> None:
-    registry = Registry.create(tmp_path, cache=tmp_path / "cache")
-    columns = [*snapshots.CONCEPTS.names, "aliases"]
-    manifest = snapshot(tmp_path, pa.table({name: ["a"] for name in columns}))
-    data = snapshots.encode_manifest(
-        1, open_store(tmp_path).get(snapshots.parquet_key(1, manifest.parquet)), 1, [], Meta(), "m"
-    )
-    open_store(tmp_path).put_new(snapshots.manifest_key(1), data)
-    with pytest.raises(CorruptDataError):
-        registry.compact()
 
 
 def test_stamps_are_unique_and_later_than_all_seen() -> None:

@@ -376,7 +376,7 @@ def test_a_damaged_segment_is_told_and_can_be_rebuilt(registry: Registry, tmp_pa
     assert fresh.push("alice/dog", mask_of(3)).version == 3
 
 
-def test_with_log_and_snapshots_lost_the_catalogue_is_made_again(
+def test_with_log_and_runs_lost_the_catalogue_is_made_again(
     registry: Registry, tmp_path: Path
 ) -> None:
     history = Provenance("gates", history=({"loss": 1.0},))
@@ -385,7 +385,7 @@ def test_with_log_and_snapshots_lost_the_catalogue_is_made_again(
     registry.alias("alice/dog", "prod")
     registry.compact(grace=0)
     before = registry.find()
-    for folder in ("log", "snapshots"):
+    for folder in ("log", "catalog", "runs"):
         for path in (tmp_path / "registry" / folder).iterdir():
             path.unlink()
     report = registry.check(rebuild=True, read_data=True)

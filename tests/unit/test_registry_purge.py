@@ -37,7 +37,7 @@ def test_a_rebuild_after_purges_finds_every_concept_that_shared_the_mask(
         registry.push(f"{owner}/dog", mask_of(1))
     registry.plan_purge(owner="alice").execute()
     registry.plan_purge(owner="bob").execute()
-    for folder in ("log", "snapshots"):
+    for folder in ("log", "catalog", "runs"):
         shutil.rmtree(tmp_path / "registry" / folder)
     fresh = Registry.open(registry.url, cache=tmp_path / "fresh")
     assert fresh.check(rebuild=True).ok
@@ -73,9 +73,9 @@ def test_a_search_for_traces_reads_unfinished_files(registry: Registry, tmp_path
     registry.push("alice/dog", mask_of(1))
     registry.push("bob/dog", mask_of(2))
     registry.compact(grace=0)
-    (snapshot,) = (tmp_path / "registry" / "snapshots").glob("*.parquet")
+    (part,) = (tmp_path / "registry" / "runs").glob("*.parquet")
     left = tmp_path / "registry" / ".unfinished" / "0123"
-    left.write_bytes(snapshot.read_bytes())
+    left.write_bytes(part.read_bytes())
     store = registry._ledger.store
     assert unfinished_about(store, "alice", None) == unfinished_about(store, "alice", "dog") == 1
     assert unfinished_about(store, "alice", "cat") == unfinished_about(store, "carol", None) == 0

@@ -4,17 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.catalog import snapshots
-from cones_registry.catalog.copy import Meta
 from cones_registry.codec import read_ranks
 from cones_registry.errors import CorruptDataError, UsageError
 from cones_registry.registry.blob_cache import blob_key
-from cones_registry.store import open_store
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (64, 96), "a.attn2.to_v.weight": (64, 96)})
 SCORES = {
@@ -116,34 +111,12 @@ def test_sketches_survive_compaction_and_a_lost_catalogue(registry: Registry) ->
     registry._ledger.copy.forget()
     assert registry.query(sketches).to_pylist() == before
     root = Path(registry.url.removeprefix("file://"))
-    for folder in ("log", "snapshots", "names"):
+    for folder in ("log", "catalog", "runs", "names"):
         for path in (root / folder).rglob("*"):
             if path.is_file():
                 path.unlink()
     assert registry.check(rebuild=True).rebuilt
     assert registry.query(sketches).to_pylist()[0] == before[0]
-
-
-def test_a_snapshot_of_before_sketches_is_read(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", above(0.9), tags=["animal"])
-    registry.compact(grace=0)
-    store = open_store(tmp_path / "registry")
-    manifest = snapshots.newest_manifest(store)
-    assert manifest is not None
-    table = pq.read_table(pa.BufferReader(snapshots.read_parquet(store, manifest)))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.drop_columns(["sketch", "ranked"]), buffer)
-    data = buffer.getvalue().to_pybytes()
-    other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
-    target = open_store(tmp_path / "other")
-    document = snapshots.encode_manifest(1, data, 1, [], Meta(), "m")
-    target.put_new(snapshots.parquet_key(1, snapshots.decode_manifest(1, document).parquet), data)
-    target.put_new(snapshots.manifest_key(1), document)
-    other.compact(grace=0)
-    concept = other.get("alice/dog")
-    assert concept.tags == ("animal",)
-    assert not concept.ranked
-    assert other.query("SELECT sketch FROM concepts").to_pylist() == [{"sketch": None}]
 
 
 # -- shares of concepts ---------------------------------------------------------------------------

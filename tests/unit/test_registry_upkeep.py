@@ -56,12 +56,11 @@ def test_several_compactors_make_one_chain(registry: Registry, tmp_path: Path) -
     for number in range(4):
         registry.push("a/x", mask_of(number))
         others[number % 2].compact()
-    assert [key for key in keys(registry, "snapshots/") if key.endswith(".json")] == [
-        f"snapshots/{number:06d}.json" for number in range(1, 5)
-    ]
+    assert keys(registry, "catalog/") == [f"catalog/{number:09d}.json" for number in range(1, 5)]
     assert len(keys(registry, "log/")) == 8
     assert others[0].compact(grace=0).removed > 0
-    assert len(keys(registry, "snapshots/")) == 2
+    # The one before the newest stays: without it the newest would be an orphan.
+    assert keys(registry, "catalog/") == ["catalog/000000003.json", "catalog/000000004.json"]
     assert len(keys(registry, "log/")) == 1
     assert len(Registry.open(registry.url, cache=tmp_path / "cold").find()) == 4
 
@@ -70,9 +69,9 @@ def test_within_the_grace_nothing_folded_is_removed(registry: Registry) -> None:
     registry.push("a/x", mask_of(1))
     before = keys(registry, "log/")
     report = registry.compact()
-    assert (report.snapshot, report.removed) == (1, 0)
+    assert (report.manifest, report.removed) == (1, 0)
     assert set(before) < set(keys(registry, "log/"))
-    assert registry.compact().snapshot is None
+    assert registry.compact().manifest is None
 
 
 def test_prune_waits_a_grace_twice(registry: Registry) -> None:
