@@ -5,7 +5,7 @@
 * writers: eight processes, separate pushes of a 20 KB concept, against `deltalake` appends of the
   same rows (100 retries), on local disk and on MiniStack;
 * many: `push_many(1000)` against writing the same files with the same durability and nothing else;
-* million: a snapshot of one million synthetic concepts: bytes a row, cold sync, lookups against
+* million: runs of one million synthetic concepts: bytes a row, cold sync, lookups against
   the same SQL on a bare DuckDB file, incremental sync, peak memory;
 * compactor: segments folded a second against segments written by eight processes, on MiniStack.
 
@@ -31,15 +31,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import object_store
 import pyarrow as pa
+import synthetic_catalogue
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.catalog import snapshots
-from cones_registry.catalog.copy import Meta
-from cones_registry.catalog.tables import CONCEPTS, definition
 from cones_registry.codec import encode
 from cones_registry.resolver.sketch import FORMAT
 from cones_registry.store import open_store
@@ -49,8 +46,6 @@ TABLE = LayerTable.from_shapes(
     {f"b{n}.attn2.to_{kind}.weight": (640, 768) for n in range(2) for kind in "kv"}
 )
 ROWS = 1_000_000
-# A sketch is as random as a digest, and as little to be compressed.
-SKETCH = f"unhex({' || '.join(f'sha256({n} || name)' for n in range(FORMAT.byte_count // 32))})"
 
 
 class Bench:
@@ -292,52 +287,22 @@ def making() -> float:
 
 
 def synthesize(folder: Path) -> tuple[int, int]:
-    """(snapshot bytes, rows) of a registry with a million concepts in one snapshot."""
+    """(bytes of the runs, rows) of a registry with a million concepts."""
     registry = Registry.create(folder / "registry", cache=folder / "cache")
-    # One real push, so that the base is there and every column has been written by the package.
+    # One real push, so that the base is there.
     pushed = registry.push("owner0/real", mask_of(0), tags=["tag0"])
-    registry.compact(grace=0)
-    store = registry._ledger.store
-    connection = duckdb.connect(config={"threads": 2, "temp_directory": str(folder / "spill")})
-    connection.execute(f"CREATE TABLE concepts ({definition(CONCEPTS)})")
-    connection.execute(
-        "CREATE TABLE aliases (owner VARCHAR, name VARCHAR, alias VARCHAR, "
-        "version INTEGER, generation INTEGER)"
+    made = synthetic_catalogue.publish(
+        registry,
+        {
+            "concepts": synthetic_catalogue.concepts(ROWS, pushed.base, TABLE.neuron_count),
+            "aliases": synthetic_catalogue.aliases(ROWS),
+        },
     )
-    connection.execute(
-        f"""
-        INSERT INTO concepts BY NAME
-        SELECT owner || '/' || name || ':1' AS ref, owner, name, 1 AS version,
-            '{pushed.base}' AS base, 'sha256:' || sha256('m' || i) AS mask_digest,
-            'sha256:' || sha256('b' || i) AS blob_digest, 20000 + i % 5000 AS blob_bytes,
-            17000 + i % 4000 AS neuron_count, {TABLE.neuron_count} AS table_neuron_count,
-            (17000 + i % 4000) / {TABLE.neuron_count} AS density, 'binary' AS precision,
-            'gap8' AS layout, CASE WHEN i % 3 = 0 THEN 'subject' ELSE 'prompt' END AS scope,
-            'v' || i % 1000 AS token, 'dog' AS class_noun,
-            ['tag' || i % 100, 'tag' || (i % 17 + 100)] AS tags, '' AS note,
-            TIMESTAMP '2026-01-01' + INTERVAL (i * 7919 % 20000000) SECOND AS created,
-            'gates' AS method, NULL AS provenance, false AS ranked, {SKETCH} AS sketch,
-            false AS removed, false AS pruned, NULL AS state
-        FROM (SELECT i, 'owner' || i % 5000 AS owner, 'concept' || i AS name
-              FROM range({ROWS}) r(i)) ORDER BY owner, name
-        """
-    )
-    connection.execute(
-        "INSERT INTO aliases SELECT owner, name, 'prod', 1, 1 FROM concepts "
-        "WHERE blob_bytes % 10 = 0"
-    )
-    path = folder / "snapshot.parquet"
-    connection.execute(f"COPY ({snapshots.EXPORT}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
-    parquet = path.read_bytes()
-    latest = registry._ledger.state().meta.latest
-    manifest = snapshots.encode_manifest(2, parquet, ROWS, [], Meta(latest=latest), "bench")
-    described = snapshots.decode_manifest(2, manifest)
-    store.put_new(snapshots.parquet_key(2, described.parquet), parquet)
-    store.put_new(snapshots.manifest_key(2), manifest)
-    registry._ledger.commit(
-        [{"type": "pointer", "number": 2, "manifest": described.digest, "folded": []}]
-    )
-    return len(parquet), ROWS
+    (run,) = made.tables["concepts"]
+    (folder / "parts").mkdir()
+    for part in run.parts:
+        (folder / "parts" / Path(part.key).name).hardlink_to(folder / "registry" / part.key)
+    return run.size, run.rows
 
 
 def peak() -> float:
@@ -415,10 +380,10 @@ def million(bench: Bench, folder: Path) -> None:
     """A registry of a million concepts."""
     size, rows = in_children([lambda: synthesize(folder)])[0]
     url = str(folder / "registry")
-    bench.add("snapshot of 1,000,000 concepts", f"{size / rows:.0f} bytes a row")
+    bench.add("runs of 1,000,000 concepts", f"{size / rows:.0f} bytes a row")
     cold = [fresh_process(COLD, url, str(folder / f"cold{n}")) for n in range(3)]
     bare = [
-        fresh_process(BARE, str(folder / "snapshot.parquet"), str(folder / f"bare{n}.duckdb"))
+        fresh_process(BARE, str(folder / "parts" / "*.parquet"), str(folder / f"bare{n}.duckdb"))
         for n in range(3)
     ]
     assert all(each[2] == rows for each in cold)

@@ -33,11 +33,11 @@ import numpy as np
 import object_store
 import pyarrow as pa
 import pyroaring
+import synthetic_catalogue
 from bench_registry import Bench
 
 from cones_registry import Concept, ConceptMask, LayerTable, Registry
 from cones_registry.bitmap import unpack_positions
-from cones_registry.catalog import snapshots
 from cones_registry.manifest import Ref
 from cones_registry.registry.similar import Sketches, nearest
 from cones_registry.resolver import Composition, resolve
@@ -350,7 +350,7 @@ def similar(bench: Bench, folder: Path) -> None:
 
 
 def catalogue(folder: Path, sketches: list[bytes]) -> Registry:
-    """A registry whose one snapshot has a row for each sketch, and no blobs."""
+    """A registry whose runs have a row for each sketch, and no blobs."""
     registry = Registry.create(folder / "many", cache=folder / "many-cache")
     number = len(sketches)
     names = [f"{each:06}" for each in range(number)]
@@ -379,24 +379,8 @@ def catalogue(folder: Path, sketches: list[bytes]) -> Registry:
         ("precision", "binary"), ("layout", "gap8"), ("scope", "prompt"),
     ):  # fmt: skip
         given[name] = same(value, pa.string())
-    columns = {
-        each.name: given.get(each.name, pa.nulls(number, each.type)) for each in snapshots.CONCEPTS
-    }
-    aliases = pa.list_(pa.struct([("alias", pa.string()), ("generation", pa.int32())]))
-    columns["aliases"] = pa.nulls(number, aliases)
-    buffer = pa.BufferOutputStream()
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    parquet = buffer.getvalue().to_pybytes()
-    manifest = snapshots.encode_manifest(1, parquet, number, [], snapshots.Meta(), "bench")
-    described = snapshots.decode_manifest(1, manifest)
-    store = registry._ledger.store
-    store.put_new(snapshots.parquet_key(1, described.parquet), parquet)
-    store.put_new(snapshots.manifest_key(1), manifest)
-    registry._ledger.commit(
-        [{"type": "pointer", "number": 1, "manifest": described.digest, "folded": []}]
-    )
+    rows = synthetic_catalogue.whole("concepts", pa.table(given))
+    synthetic_catalogue.publish(registry, {"concepts": [rows]})
     return registry
 
 

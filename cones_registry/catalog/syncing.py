@@ -45,7 +45,11 @@ _SHARE: Final = 4
 
 
 class _MovedError(Exception):
-    """What the listing showed was folded and removed before it could be read."""
+    """What the listing or a manifest showed was removed before it could be read."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Syncer:
             CorruptDataError: a segment, manifest or run is damaged.
             StoreUnavailableError: the store does not answer, or listings and objects do not agree.
         """
+        moved = ""
         for attempt in range(_ATTEMPTS):
             try:
                 listed = self._listed()
@@ -103,8 +108,14 @@ class Syncer:
                     return SyncReport(), state
                 with self.copy.exclusive():
                     return self._apply(listed, self.copy.state())
-            except _MovedError:
+            except _MovedError as error:
+                moved = error.key
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
+        if moved.startswith(runs.PREFIX):
+            raise CorruptDataError(
+                f"{moved} is lost: the newest manifest in {self.store.url} names it, and it is not "
+                "there. To make the catalogue again: cones check --rebuild"
+            )
         raise StoreUnavailableError(
             f"the log in {self.store.url} lists objects that cannot be read, {_ATTEMPTS} times "
             "over. If this lasts, objects were removed by hand: run `cones check`"
@@ -290,7 +301,7 @@ class Syncer:
             try:
                 return self.store.get(part.key)
             except NotFoundError:
-                raise _MovedError from None
+                raise _MovedError(part.key) from None
 
         return runs.read_run(table, run, fetch)
 
@@ -310,7 +321,7 @@ class Syncer:
                 wanted.append(key)
         for key, data in self.store.get_many(wanted):
             if data is None:
-                raise _MovedError
+                raise _MovedError(key)
             try:
                 yield decode_segment(key, data)
             except CorruptDataError:

@@ -291,7 +291,8 @@ def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
     newest = links.newest(pointer.position for pointer in pointers.values())
     if newest is None:
         return 0, 0
-    before = time.time() - grace
+    # With no grace at all nobody is waited for, whatever this clock says.
+    before = time.time() - grace if grace else float("inf")
     old = max(
         (
             pointer.position
