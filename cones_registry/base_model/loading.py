@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import logging
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cones_registry.base_model.quiet import quiet_loading
-from cones_registry.base_model.source import DEMO_FOLDER, ModelFolder
-from cones_registry.errors import CorruptDataError, MissingExtraError
+from cones_registry.base_model.source import DEMO_FOLDER, LIBRARIES
+from cones_registry.errors import ConesError, CorruptDataError, MissingExtraError
 
 if TYPE_CHECKING:
-    from cones_registry.errors import ConesError
+    from cones_registry.base_model.source import ModelFolder, Part
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 # What the loaders raise for a damaged folder: odd shapes and values, classes that do not exist.
 _LOAD_ERRORS = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+_LOGGER = logging.getLogger(__name__)
 _MAX_TOKENS = 10**6  # transformers says 10**30 where a tokenizer's configuration says nothing
 
 
 def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
     """The diffusers pipeline in ``folder``, on the CPU.
 
-    Raises CorruptDataError for parts that cannot be read or do not fit each other,
-    MissingExtraError if one needs a library that is not installed.
+    Raises CorruptDataError for parts that cannot be read, that lack a weight or have one that is
+    no number, or that do not fit each other; MissingExtraError if one needs a library that is not
+    installed.
     """
     from safetensors import SafetensorError
 
@@ -32,19 +37,95 @@ def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
         with quiet_loading(known=folder.path == DEMO_FOLDER):
             from diffusers import DiffusionPipeline
 
+            # Called by itself, a part says which of its weights were missing. A pipeline keeps
+            # that to itself, and draws with whatever numbers stood in the memory.
+            models = {
+                part.name: _load_model(folder, part, dtype)
+                for part in folder.parts
+                if _model_class(part) is not None
+            }
             pipeline = DiffusionPipeline.from_pretrained(
-                str(folder.path),
-                dtype=dtype,
-                variant=folder.variant,
-                use_safetensors=True,
-                local_files_only=True,
+                str(folder.path), use_safetensors=True, local_files_only=True, **models
             )
     except (ImportError, SafetensorError, *_LOAD_ERRORS) as error:
-        if _is_memory_short(error):
+        if isinstance(error, ConesError) or _is_memory_short(error):
             raise
         raise _load_error(folder, error) from error
+    for name, model in models.items():
+        _check_finite(folder, name, model, dtype)
     _check_tokenizers(folder, pipeline)
     return pipeline
+
+
+def _model_class(part: Part) -> Any:
+    """The class that loads ``part``, if it has weights; None for tokenizers, schedulers …"""
+    library = part.library if part.library in LIBRARIES else f"diffusers.pipelines.{part.library}"
+    found = getattr(importlib.import_module(library), part.class_name, None)
+    if found is None or not hasattr(found, "from_pretrained"):
+        return None  # the pipeline says what is wrong with it
+    is_model = isinstance(found, type) and issubclass(found, torch.nn.Module)
+    return found if is_model or part.class_name.startswith("AutoModel") else None
+
+
+def _load_model(folder: ModelFolder, part: Part, dtype: torch.dtype) -> Any:
+    """One part of a pipeline; CorruptDataError unless every one of its weights was in its files."""
+    place = folder.path / part.name
+    named = {_dtype_argument(part.library): dtype}
+    if part.variant is not None:
+        named["variant"] = part.variant
+    model, told = _model_class(part).from_pretrained(
+        str(place), use_safetensors=True, local_files_only=True, output_loading_info=True, **named
+    )
+    # A buffer that is not in the files is computed when the model is made.
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(weights & set(told["missing_keys"]))
+    if missing:
+        raise CorruptDataError(
+            f"{place} has no weight {missing[0]!r}{_and_more(missing)}, which {part.class_name} "
+            "needs. Copy the folder again, entirely"
+        )
+    shapes = sorted(each if isinstance(each, str) else each[0] for each in told["mismatched_keys"])
+    if shapes:
+        raise CorruptDataError(
+            f"weight {shapes[0]!r}{_and_more(shapes)} in {place} has another shape than its "
+            "config.json says. Copy the folder again, entirely"
+        )
+    if told["unexpected_keys"]:
+        unused = sorted(told["unexpected_keys"])
+        _LOGGER.info("%s: %r%s is not used", place, unused[0], _and_more(unused))
+    return model
+
+
+def _dtype_argument(library: str) -> str:
+    """What ``from_pretrained`` calls the type of the weights; it was renamed in transformers."""
+    if library != "transformers":
+        return "torch_dtype"
+    installed = tuple(int(each) for each in version("transformers").split(".")[:2])
+    return "dtype" if installed >= (4, 56) else "torch_dtype"
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_finite(folder: ModelFolder, name: str, model: Any, dtype: torch.dtype) -> None:
+    """Raise CorruptDataError for a weight that holds NaN or infinity, in its type here.
+
+    Such a model draws black pictures. One sum per weight finds most of the sound ones.
+    """
+    for weight, values in (*model.named_parameters(), *model.named_buffers()):
+        if not values.is_floating_point() or bool(values.sum(dtype=torch.float32).isfinite()):
+            continue
+        bad = int((~torch.isfinite(values)).sum())
+        if bad == 0:
+            continue
+        advice = "The file is damaged: copy or download it again"
+        if dtype == torch.float16:
+            advice += ". If it is sound, its numbers pass what float16 holds: --dtype float32"
+        raise CorruptDataError(
+            f"{bad} of the {values.numel()} numbers of weight {weight!r} in {folder.path / name} "
+            f"are NaN or infinite, and would give black pictures. {advice}"
+        )
 
 
 def _load_error(folder: ModelFolder, error: Exception) -> ConesError:
@@ -76,12 +157,38 @@ def _check_tokenizers(folder: ModelFolder, pipeline: Any) -> None:
         tokenizer = getattr(pipeline, name, None)
         if tokenizer is None:
             continue
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             missing = "vocabulary"
         elif tokenizer.model_max_length > _MAX_TOKENS and not told:
             missing = "model_max_length"
         else:
+            if encoder is not None:
+                _check_fit(folder, name, tokenizer, encoder, told=told)
             continue
         raise CorruptDataError(
             f"{folder.path / name} has no {missing}. Copy the folder again, entirely"
+        )
+
+
+def _check_fit(folder: ModelFolder, name: str, tokenizer: Any, encoder: Any, *, told: bool) -> None:
+    """Raise CorruptDataError for a tokenizer that gives what its text encoder cannot read.
+
+    told: the pipeline says itself how many tokens it asks for.
+    """
+    place = folder.path / name
+    rows = int(encoder.get_input_embeddings().weight.shape[0])
+    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if last >= rows:
+        raise CorruptDataError(
+            f"{place} gives token {token!r} the number {last}, its text encoder has {rows} rows, "
+            f"counted from 0. They are of different models, or the encoder's part of an added "
+            "token is missing. Copy both from one model"
+        )
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if not told and isinstance(positions, int) and tokenizer.model_max_length > positions:
+        raise CorruptDataError(
+            f"{place} cuts a prompt after {tokenizer.model_max_length} tokens, its text encoder "
+            f"reads {positions}. They are of different models: copy both from one, or set "
+            f"model_max_length to {positions} in {place / 'tokenizer_config.json'}"
         )

@@ -99,8 +99,8 @@ class BaseModel:
         cls, source: str, folder: ModelFolder, device: torch.device, dtype: torch.dtype
     ) -> BaseModel:
         pipeline = load_pipeline(folder, dtype)
-        table = LayerTable.from_unet(getattr(pipeline, folder.denoiser))
-        digest = folder_fingerprint(folder, table)
+        denoiser = getattr(pipeline, folder.denoiser)
+        digest = folder_fingerprint(folder, LayerTable.from_unet(denoiser), denoiser)
         return cls(
             pipeline.to(device),
             source=source,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cones_registry.base_model.defaults import FILE as DEFAULTS_FILE
+from cones_registry.base_model.purpose import check_purpose
+from cones_registry.base_model.weight_files import (
+    FLOATS,
+    check_headers,
+    check_whole,
+    header_dtypes,
+    variants,
+    weight_files,
+)
 from cones_registry.errors import (
     CorruptDataError,
     NotFoundError,
@@ -24,6 +33,7 @@ from cones_registry.layers import LayerTable, fingerprint
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "base"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _DENOISERS = ("unet", "transformer")
+LIBRARIES = ("diffusers", "transformers")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _SETTINGS = (".json", ".model", ".txt")
 # A hub id is looked up once per process: the same name means the same weights for its whole life.
@@ -31,24 +41,42 @@ _DOWNLOADED: dict[str, Path] = {}
 
 
 @dataclass(frozen=True)
+class Part:
+    """One part of a pipeline, as ``model_index.json`` names it.
+
+    name: of its folder, ``"unet"``. library, class_name: what it is loaded with, ``"diffusers"``
+        and ``"UNet2DConditionModel"``.
+    variant: ``"fp16"`` and the like where the files that are loaded carry one, else None.
+    files: the safetensors files that are loaded; empty for a tokenizer or a scheduler.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    variant: str | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelFolder:
     """A diffusers pipeline folder whose weights are all safetensors.
 
-    variant: ``"fp16"`` and the like if the weight files carry one, else None.
+    pipeline: name of the pipeline's class. denoiser: ``"unet"`` or ``"transformer"``.
     stamp: name, size and modification time of every file that is loaded: other content, other
         stamp.
     published_source: ``"demo"`` or the hub id it is, None for a folder.
     """
 
     path: Path
+    pipeline: str
     denoiser: str
-    variant: str | None
+    parts: tuple[Part, ...]
     stamp: tuple[tuple[str, int, int], ...]
     published_source: str | None = None
 
-    def weight_files(self, component: str) -> list[Path]:
-        """The safetensors files of one component, in order of name."""
-        return _of_variant(sorted((self.path / component).glob("*.safetensors")), self.variant)
+    def weight_files(self, component: str) -> tuple[Path, ...]:
+        """The safetensors files that are loaded for one component."""
+        return next((part.files for part in self.parts if part.name == component), ())
 
 
 def open_source(source: str | Path) -> ModelFolder:
@@ -125,40 +153,78 @@ def _check_folder(path: Path) -> ModelFolder:
             f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('my-base')"
         )
     index = path / "model_index.json"
+    check_whole([index], folder=path)
     if not index.is_file():
         raise UsageError(
-            f"{path} is not the folder of a diffusers pipeline: it has no model_index.json. "
+            f"{path} is not the folder of a diffusers pipeline: {_what_else(path)}. "
             "Give the folder that save_pretrained() wrote (the one above unet/)"
         )
-    components = _components(index)
-    denoiser = next((name for name in _DENOISERS if name in components), None)
+    pipeline, parts = _read_index(path, index)
+    denoiser = next((name for name in _DENOISERS if name in parts), None)
     if denoiser is None:
         raise UsageError(
-            f"{path} has neither a unet nor a transformer, only {', '.join(components)}. "
+            f"{path} has neither a unet nor a transformer, only {', '.join(parts)}. "
             "Expected a text-to-image pipeline"
         )
-    weights: list[Path] = []
-    for component in components:
-        folder = path / component
+    for name in parts:
+        folder = path / name
         if not folder.is_dir():
             # Some libraries make up an empty part then, which fails much later.
+            check_whole([folder], folder=path)
             raise NotFoundError(
                 f"{folder} does not exist, but {index.name} names it. Copy the folder again, "
                 "entirely"
             )
-        found = sorted(folder.glob("*.safetensors"))
-        if not found:
-            _reject_pickled(path, folder, needed=component == denoiser)
-        weights.extend(found)
-    variant = _variant((path / denoiser).glob("*.safetensors"))
+        check_whole(sorted(folder.iterdir()), folder=path)
+    usual = _variant(path / denoiser)
+    found = tuple(
+        _with_files(path, each, usual, needed=each.name == denoiser) for each in parts.values()
+    )
+    check_purpose(path, pipeline, parts)
     stamp = tuple(
         (file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
         for file in [
-            *(index, *path.glob(DEFAULTS_FILE), *_of_variant(weights, variant)),
-            *(file for name in components for file in _settings_files(path / name)),
+            *(index, *path.glob(DEFAULTS_FILE), *(file for part in found for file in part.files)),
+            *(file for name in parts for file in _settings_files(path / name)),
         ]
     )
-    return ModelFolder(path, denoiser, variant, stamp)
+    return ModelFolder(path, pipeline, denoiser, found, stamp)
+
+
+def _with_files(path: Path, part: Part, usual: str | None, *, needed: bool) -> Part:
+    """``part`` with the files that are loaded for it: of the folder's usual variant, if it can be.
+
+    needed: there must be some.
+    """
+    folder = path / part.name
+    offered = variants(folder)
+    variant = usual if usual in offered or not offered else offered[0]
+    files = weight_files(folder, variant)
+    if not files:
+        _reject_pickled(path, folder, needed=needed)
+    check_headers(folder, variant)
+    return replace(part, variant=variant, files=files)
+
+
+def _variant(denoiser: Path) -> str | None:
+    """None if the plain files are there, else the first variant by name."""
+    return next(iter(variants(denoiser)), None)
+
+
+def _what_else(path: Path) -> str:
+    """What a folder without model_index.json holds, as far as its files tell."""
+    names = {file.name for file in path.iterdir()}
+    if "adapter_config.json" in names or any("lora" in name.lower() for name in names):
+        return "it holds a LoRA, which is put on top of a base model"
+    if "config.json" in names:
+        return "it has no model_index.json, only the config.json of one part of a pipeline"
+    single = sorted(name for name in names if name.endswith((".safetensors", ".ckpt")))
+    if single:
+        return (
+            f"it has no model_index.json, only {single[0]}, which StableDiffusionPipeline."
+            "from_single_file(...).save_pretrained('my-base') converts if it is a whole model"
+        )
+    return "it has no model_index.json"
 
 
 def _settings_files(component: Path) -> list[Path]:
@@ -166,18 +232,52 @@ def _settings_files(component: Path) -> list[Path]:
     return sorted(file for file in component.glob("*") if file.suffix in _SETTINGS)
 
 
-def _components(index: Path) -> list[str]:
+def _read_index(path: Path, index: Path) -> tuple[str, dict[str, Part]]:
+    """Name of the pipeline's class, and its parts by name; refuses code of the folder's own."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CorruptDataError(f"cannot read {index}: {error}. Copy the folder again") from error
     if not isinstance(content, dict):
         raise CorruptDataError(f"{index} is not a JSON object. Copy the folder again")
-    return [
-        name
-        for name, value in content.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
-    ]
+    pipeline = content.get("_class_name")
+    if isinstance(pipeline, list):
+        raise _own_code(path, "its pipeline", pipeline)
+    if not isinstance(pipeline, str):
+        raise CorruptDataError(f"{index} does not name its pipeline. Copy the folder again")
+    parts = {}
+    for name, value in content.items():
+        if not isinstance(value, list) or len(value) != 2 or value[0] is None:
+            continue
+        if Path(name).name != name or not all(isinstance(each, str) for each in value):
+            raise CorruptDataError(
+                f"{index} names a part {name!r}: {value!r}. Copy the folder again"
+            )
+        library, class_name = value
+        if not _is_known_library(library):
+            raise _own_code(path, name, value)
+        parts[name] = Part(name, library, class_name)
+    return pipeline, parts
+
+
+def _is_known_library(name: str) -> bool:
+    """Whether a part's classes come from diffusers or transformers, and from nowhere else."""
+    if name in LIBRARIES:
+        return True
+    if not name.isidentifier():
+        return False
+    try:
+        return find_spec(f"diffusers.pipelines.{name}") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _own_code(path: Path, what: str, value: list[Any]) -> UsageError:
+    return UsageError(
+        f"{path} says that {what} is {'.'.join(map(str, value))}, which is neither in diffusers "
+        "nor in transformers. Code that comes with a model is never run here: give a model that "
+        "does without"
+    )
 
 
 def _reject_pickled(path: Path, folder: Path, *, needed: bool) -> None:
@@ -192,31 +292,18 @@ def _reject_pickled(path: Path, folder: Path, *, needed: bool) -> None:
         raise NotFoundError(f"{folder} has no safetensors weights. Copy the folder again, entirely")
 
 
-def _variant(files: Iterator[Path]) -> str | None:
-    """None if some weight file carries no variant, else the first variant by name."""
-    variants = sorted({_variant_of(file) or "" for file in files})
-    return variants[0] or None
-
-
-def _variant_of(file: Path) -> str | None:
-    """``diffusion_pytorch_model.fp16[-00001-of-00002].safetensors`` -> ``fp16``."""
-    parts = re.sub(r"-\d{5}-of-\d{5}", "", file.name).split(".")
-    return parts[1] if len(parts) == 3 else None
-
-
-def _of_variant(files: list[Path], variant: str | None) -> list[Path]:
-    return [file for file in files if _variant_of(file) == variant] or files
-
-
-def folder_fingerprint(folder: ModelFolder, table: LayerTable) -> str:
+def folder_fingerprint(folder: ModelFolder, table: LayerTable, denoiser: Any = None) -> str:
     """Fingerprint of the K/V weights as published: read from the files, before any cast.
 
     Loading in bfloat16 would round the values; the files hold them as they were released.
-    Raises CorruptDataError if a layer is missing in the files or a file cannot be read.
+    denoiser: the model that was loaded from these files, to be compared with them.
+    Raises CorruptDataError if a layer is missing in the files, if a file cannot be read, or if
+    ``denoiser`` has other values: its library has read other files then.
     """
     import torch
     from safetensors import SafetensorError, safe_open
 
+    loaded = {} if denoiser is None else dict(denoiser.named_parameters())
     places: dict[str, Any] = {}
     try:
         for file in folder.weight_files(folder.denoiser):
@@ -229,6 +316,12 @@ def folder_fingerprint(folder: ModelFolder, table: LayerTable) -> str:
                     f"{folder.path / folder.denoiser} has no weight {name!r}. Copy the folder again"
                 )
             tensor = places[name].get_tensor(name)
+            other = loaded.get(name)
+            if other is not None and not torch.equal(tensor.to(other.dtype), other):
+                raise CorruptDataError(
+                    f"{folder.path / folder.denoiser} holds {name!r} more than once, with other "
+                    "values. Remove the weight files that do not belong to it"
+                )
             if tensor.dtype == torch.bfloat16:
                 tensor = tensor.float()
             return np.asarray(tensor.numpy())
@@ -243,11 +336,8 @@ def folder_fingerprint(folder: ModelFolder, table: LayerTable) -> str:
 
 def stored_dtype(folder: ModelFolder) -> str:
     """What the denoiser's weights are stored in: "float32", "float16" or "bfloat16"."""
-    from safetensors import safe_open
-
-    names = {"F16": "float16", "BF16": "bfloat16"}
     for file in folder.weight_files(folder.denoiser):
-        with safe_open(file, framework="pt", device="cpu") as handle:
-            for key in handle.keys():  # noqa: SIM118 - the handle is no mapping
-                return names.get(handle.get_slice(key).get_dtype(), "float32")
+        for stored in header_dtypes(file).values():
+            if stored in FLOATS:
+                return "float32" if stored == "F64" else FLOATS[stored]
     return "float32"

@@ -100,25 +100,20 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
     Raises NotFoundError for a missing file or a picture without recipe, CorruptDataError for a file
     that is no picture or a recipe that cannot be read.
     """
-    from PIL import Image as pillow
-    from PIL import UnidentifiedImageError
+    from cones_registry.pictures import opened
 
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with pillow.open(io.BytesIO(data)) as image:
-            image.load()
-            text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
     except FileNotFoundError as error:
         raise NotFoundError(f"no picture at {name}") from error
-    except (
-        UnidentifiedImageError,
-        pillow.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
+    except OSError as error:
         raise CorruptDataError(f"{name} is no readable picture: {error}") from error
+    with opened(data, name) as image:
+        try:
+            text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+        except Exception as error:  # Exif data as odd as other programs write it
+            raise CorruptDataError(f"the recipe in {name} cannot be read: {error}") from error
     if not text:
         raise NotFoundError(
             f"{name} carries no recipe. Pictures made by `cones generate` and `cones batch` do, "

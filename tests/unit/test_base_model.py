@@ -176,7 +176,6 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "text": lambda at: edited(at / "text_encoder/config.json", hidden_size=64),
     "schedule": lambda at: edited(at / "scheduler/scheduler_config.json", beta_schedule="x"),
     "class": lambda at: edited(at / "model_index.json", unet=["diffusers", "NoModel"]),
-    "library": lambda at: edited(at / "model_index.json", unet=["nowhere", "NoModel"]),
     "pipeline": lambda at: edited(at / "model_index.json", _class_name="NoPipeline"),
     "index": lambda at: edited(at / "model_index.json", unet=[3, 4]),
     "vocabulary": lambda at: (at / "tokenizer/tokenizer.json").unlink(),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cones_registry import pictures as module
 from cones_registry.digest import sha256_bytes
 from cones_registry.errors import CorruptDataError, LimitExceededError, NotFoundError, UsageError
-from cones_registry.extraction import images as module
 from cones_registry.extraction.captions import Caption
 from cones_registry.extraction.images import read_pictures
 
