@@ -70,7 +70,7 @@ def _model_class(part: Part) -> Any:
 def _load_model(folder: ModelFolder, part: Part, dtype: torch.dtype) -> Any:
     """One part of a pipeline; CorruptDataError unless every one of its weights was in its files."""
     place = folder.path / part.name
-    named = {_dtype_argument(part.library): dtype}
+    named: dict[str, Any] = {_dtype_argument(part.library): dtype}
     if part.variant is not None:
         named["variant"] = part.variant
     model, told = _model_class(part).from_pretrained(

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cones_registry.batch.engine import Engine, Task
 from cones_registry.batch.fields import BadLine
 from cones_registry.batch.index import KEY as INDEX_KEY
 from cones_registry.batch.index import encode_index
-from cones_registry.batch.plan import Chunk
-from cones_registry.batch.report import BatchReport, Failure, Progress
+from cones_registry.batch.plan import Chunk, Picture, Settings
+from cones_registry.batch.report import BatchReport, Failure, Note, Progress
 from cones_registry.batch.worker import Outcome
 from cones_registry.digest import sha256_bytes
-from cones_registry.errors import ConflictError
+from cones_registry.errors import ConesError, ConflictError, CorruptDataError, NotFoundError
+from cones_registry.generation import read_recipe
 from cones_registry.store import KeyExistsError, Store
 
 REPORT_KEY = "report.json"
 _PICTURES = "pictures/"
+_REPLACED = "replaced/"
 _WRITERS = 8
+_PNG_END = b"IEND\xae\x42\x60\x82"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
 class Drawing:
-    """Draws what is missing of some chunks into a store, then writes the run's table and report."""
+    """Draws what is missing of some chunks into a store, then writes the run's table and report.
+
+    base: fingerprint of the base model that draws. kept: pictures of an earlier run, by name.
+    """
 
     store: Store
     chunks: tuple[Chunk, ...]
     format: str
+    base: str
     on_progress: Callable[[Progress], None] | None
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     errors: dict[str, Failure] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
+    notes: dict[int, str] = field(default_factory=dict)
 
     def draw(self, engine: Engine) -> None:
         """Draw what is missing; each picture is written as it comes, while the next are drawn."""
@@ -44,8 +55,13 @@ class Drawing:
             for entry in self.store.list(_PICTURES)
             if entry.key.endswith(suffix)
         }
-        names = {picture.name for chunk in self.chunks for picture in chunk.pictures}
-        self.kept = frozenset(there & names)
+        places = {
+            picture.name: (chunk, picture) for chunk in self.chunks for picture in chunk.pictures
+        }
+        names = set(places)
+        found = sorted(there & names)
+        sound = self.store.each(lambda name: self._is_sound(name, *places[name]), found)
+        self.kept = frozenset(name for name, good in zip(found, sound, strict=True) if good)
         tasks = []
         for chunk in self.chunks:
             wanted = frozenset(picture.name for picture in chunk.pictures) - self.kept
@@ -61,6 +77,32 @@ class Drawing:
                 self._tell(len(names), began)
             _finish(writing)
 
+    def _is_sound(self, name: str, chunk: Chunk, picture: Picture) -> bool:
+        """Whether the file of a picture is that picture; one that is not makes room for it.
+
+        A picture that somebody else has put there is moved to ``replaced/`` first.
+        """
+        key = self._key(name)
+        data = self.store.get(key)
+        foreign = True
+        try:
+            if self.format == "png" and not data.endswith(_PNG_END):
+                raise CorruptDataError("its end is missing")  # which few readers mind
+            trouble = _difference(read_recipe(data), picture, chunk.settings, self.base)
+        except NotFoundError:
+            trouble = "it carries no recipe"
+        except ConesError as error:
+            trouble, foreign = str(error), False
+        if trouble is None:
+            self.files[name] = sha256_bytes(data), len(data)
+            return True
+        _LOGGER.warning("%s is no picture of this run and is drawn again: %s", key, trouble)
+        if foreign:
+            with suppress(KeyExistsError):
+                self.store.put_new(f"{_REPLACED}{name}.{self.format}", data)
+        self.store.delete(key)
+        return False
+
     def _keep(self, outcomes: Sequence[Outcome], writers: ThreadPoolExecutor) -> list[Future[None]]:
         """Record the outcomes and begin to write their pictures."""
         writing = []
@@ -71,6 +113,8 @@ class Drawing:
                 self.errors[picture.name] = Failure(picture.line, picture.number, reason)
                 continue
             self.files[picture.name] = sha256_bytes(data), len(data)
+            if outcome.note is not None:
+                self.notes[picture.line] = outcome.note
             writing.append(writers.submit(self._write, self._key(picture.name), data))
         return writing
 
@@ -90,8 +134,8 @@ class Drawing:
     def _tell(self, total: int, began: float) -> None:
         if self.on_progress is None:
             return
-        made, failed = len(self.files), len(self.errors)
-        done = len(self.kept) + made
+        done, failed = len(self.files), len(self.errors)
+        made = done - len(self.kept)
         seconds = time.monotonic() - began
         rate = (made + failed) / seconds if seconds > 0 else 0.0
         left = (total - done - failed) / rate if rate > 0 else None
@@ -99,8 +143,7 @@ class Drawing:
 
     def finish(self, base: str, bad: Sequence[BadLine], *, started: float) -> BatchReport:
         """Write the index and the report. started: ``time.monotonic()`` when the run began."""
-        made, kept = len(self.files), sorted(self.kept)
-        self.files.update(zip(kept, self.store.each(self._stored, kept), strict=True))
+        made = len(self.files) - len(self.kept)
         reasons = {name: failure.reason for name, failure in self.errors.items()}
         index = encode_index(self.chunks, self.files, reasons, base=base, format=self.format)
         skipped = [Failure(line.line, None, line.reason) for line in bad]
@@ -113,21 +156,53 @@ class Drawing:
             len(self.kept),
             tuple(failures),
             time.monotonic() - started,
+            tuple(Note(line, text) for line, text in sorted(self.notes.items())),
         )
         self._replace(INDEX_KEY, index)
         text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
         self._replace(REPORT_KEY, text.encode())
         return report
 
-    def _stored(self, name: str) -> tuple[str, int]:
-        """Digest and size of a picture that was there before."""
-        data = self.store.get(self._key(name))
-        return sha256_bytes(data), len(data)
-
     def _replace(self, key: str, data: bytes) -> None:
         """Both files say what the pictures say already; between the two calls they are missing."""
         self.store.delete(key)
         self.store.put_new(key, data)
+
+
+def _difference(
+    recipe: Mapping[str, object], picture: Picture, settings: Settings, base: str
+) -> str | None:
+    """In what a picture's recipe is another than this run's, None where it is the same."""
+    concepts = recipe.get("concepts")
+    made_of = {
+        "prompt": recipe.get("prompt"),
+        "negative_prompt": recipe.get("negative_prompt"),
+        "seed": recipe.get("seed"),
+        "steps": recipe.get("steps"),
+        "guidance": recipe.get("guidance"),
+        "size": recipe.get("size"),
+        "mask_unconditional": recipe.get("mask_unconditional"),
+        "base": recipe.get("base"),
+        "concepts": sorted(
+            str(each.get("mask_digest")) if isinstance(each, Mapping) else ""
+            for each in (concepts if isinstance(concepts, list) else [])
+        ),
+    }
+    expected = {
+        "prompt": picture.prompt,
+        "negative_prompt": picture.negative_prompt,
+        "seed": picture.seed,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "size": list(settings.size) if settings.size else None,
+        "mask_unconditional": settings.mask_unconditional,
+        "base": base,
+        "concepts": sorted(chosen.concept.mask_digest for chosen in picture.concepts),
+    }
+    if settings.scheduler is not None:  # else the base model's own, whose name is not known here
+        made_of["scheduler"], expected["scheduler"] = recipe.get("scheduler"), settings.scheduler
+    other = [name for name in expected if made_of[name] != expected[name]]
+    return f"its recipe has another {', '.join(other)}" if other else None
 
 
 def _finish(writing: Sequence[Future[None]]) -> None:

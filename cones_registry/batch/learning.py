@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ _FORMAT = "cones extraction run 1"
 _MANIFEST_KEY = "run.json"
 _REPORT_KEY = "report.json"
 _MASKS = "masks/"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,10 @@ class _Run:
         missing = []
         for subject in subjects:
             key = _mask_key(subject)
-            if key in there:
+            kept = self._kept(key) if key in there else None
+            if kept is not None:
                 self.kept += 1
-                self._push_later(subject, self.store.get(key))
+                self._push_later(subject, kept)
             else:
                 missing.append(Lesson(subject))
         began = time.monotonic()
@@ -172,6 +175,17 @@ class _Run:
                 self._push_later(learnt.subject, learnt.data)
             self._tell(len(subjects), began)
         self._push()
+
+    def _kept(self, key: str) -> bytes | None:
+        """A mask of an earlier run; None for a file that is no mask, which makes room for one."""
+        data = self.store.get(key)
+        try:
+            decode(data)
+            return data
+        except CorruptDataError as error:
+            _LOGGER.warning("%s is no mask and is learnt again: %s", key, error)
+            self.store.delete(key)
+            return None
 
     def _push_later(self, subject: Subject, data: bytes) -> None:
         self.unpushed.append((subject, data))

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -26,6 +27,15 @@ from cones_registry.errors import ConesError, MissingExtraError, StoreUnavailabl
 # What reaches the actors of the environment this process has: the registry and the credentials of
 # the object stores, from their providers' own variables; never through the job file.
 PASSED_ON: Final = ("CONES_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "FSSPEC_", "HF_")
+# Those that a library reads when it is first imported, and that hold no secret: Ray writes the
+# runtime environment of an actor, in clear, into log files that everybody on the machine may read.
+OPEN_VARIABLES: Final = frozenset(
+    {
+        *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_REGION"),
+        *("AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_CLOUD_PROJECT", "HF_DATASETS_OFFLINE"),
+        *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"),
+    }
+)
 REGISTRY_VARIABLE: Final = "CONES_REGISTRY"
 OPTIONS_VARIABLE: Final = "CONES_STORAGE_OPTIONS"
 MAX_ATTEMPTS: Final = 3
@@ -39,7 +49,8 @@ class RayEngine:
     address: of the cluster; "auto" finds a running one; None is what RAY_ADDRESS says, else one is
     started on this machine. workers: number of actors. cpus, gpus: what each of them takes
     (fractions are fine).
-    storage_options: what the registry was opened with; the actors open it with the same.
+    storage_options: what the registry was opened with; the actors open it with the same. Like all
+        credentials they reach an actor in a call of its own, and stand in no file of Ray's.
     Work whose actor is lost is done by another one, up to three times in all; lost actors are
     replaced. Raises MissingExtraError without ray.
     """
@@ -173,8 +184,22 @@ class RayEngine:
     def _make_actor(self) -> Any:
         remote = self._ray.remote(**self._resources)(_Actor)
         variables = passed_on(os.environ, self._settings, self._storage_options)
-        environment = {"env_vars": variables}
-        return remote.options(runtime_env=environment).remote(self._settings)
+        shown = {name: value for name, value in variables.items() if name in OPEN_VARIABLES}
+        settings = None if self._settings is None else replace(self._settings, registry=None)
+        actor = remote.options(runtime_env={"env_vars": shown}).remote(settings)
+        # Calls of an actor are done in the order they are made: this one before it opens anything.
+        actor.equip.remote(_Secret({k: v for k, v in variables.items() if k not in shown}))
+        return actor
+
+
+@dataclass(frozen=True)
+class _Secret:
+    """Environment variables that are written nowhere: an error or a log that names them hides them.
+
+    A mapping of plain text would be printed with its values.
+    """
+
+    variables: Mapping[str, str] = field(repr=False)
 
 
 class _Actor:
@@ -182,6 +207,10 @@ class _Actor:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+
+    def equip(self, secret: _Secret) -> None:
+        """Take over the registry and the credentials of the process that began the run."""
+        os.environ.update(secret.variables)
 
     @cached_property
     def _compositions(self) -> Compositions:

@@ -31,11 +31,20 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something about a line whose pictures were made all the same."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """What a run did.
 
     total: pictures the job file asks for. made: by this run; kept: there before it.
-    failures: what is missing and why. seconds: of this run.
+    failures: what is missing and why. seconds: of this run. notes: what is worth knowing of lines
+        that were drawn by this run.
     """
 
     total: int
@@ -43,6 +52,7 @@ class BatchReport:
     kept: int
     failures: tuple[Failure, ...]
     seconds: float
+    notes: tuple[Note, ...] = ()
 
     @property
     def succeeded(self) -> bool:

@@ -109,7 +109,7 @@ def run_batch(
                 store.url, dict(old.versions), library_versions(),
             )  # fmt: skip
         chunks = make_chunks(good, pins, manifest.batch_size, manifest.defaults)
-        drawing = Drawing(store, chunks, format, on_progress)
+        drawing = Drawing(store, chunks, format, identity.fingerprint, on_progress)
         drawing.draw(engine)
     finally:
         engine.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,13 @@ from cones_registry.base_model import BaseModel
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.plan import Chunk, Picture
 from cones_registry.errors import ConesError
-from cones_registry.generation import Generator, Request, encode_picture, recipe_of
+from cones_registry.generation import (
+    FailedPicturesError,
+    Generator,
+    Request,
+    encode_picture,
+    recipe_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +28,15 @@ _ENCODERS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A picture's file content, or why there is none."""
+    """A picture's file content, or why there is none.
+
+    note: what is worth knowing of a picture that was made.
+    """
 
     picture: Picture
     data: bytes | None
     error: str | None = None
+    note: str | None = None
 
 
 class Worker:
@@ -46,9 +56,13 @@ class Worker:
         """
         requests: dict[str, Request] = {}
         errors: dict[str, str] = {}
+        notes: dict[str, str] = {}
         for picture in chunk.pictures:
             try:
                 request = self._request(picture)
+                unread = self._generator.unread(request)
+                if unread:
+                    notes[picture.name] = f"the text encoder does not read the end: {unread!r}"
                 self._generator.stream([request], **_arguments(chunk))  # checks; draws nothing yet
             except ConesError as error:
                 errors[picture.name] = str(error)
@@ -57,7 +71,9 @@ class Worker:
         accepted = [picture for picture in chunk.pictures if picture.name in requests]
         drawn = self._draw(accepted, requests, chunk, errors)
         return [
-            Outcome(picture, drawn.get(picture.name), errors.get(picture.name))
+            Outcome(
+                picture, drawn.get(picture.name), errors.get(picture.name), notes.get(picture.name)
+            )
             for picture in chunk.pictures
             if picture.name in wanted
         ]
@@ -69,10 +85,14 @@ class Worker:
         chunk: Chunk,
         errors: dict[str, str],
     ) -> dict[str, bytes]:
+        images: Sequence[Image | None]
         try:
             images = self._generator.generate(
                 [requests[picture.name] for picture in pictures], **_arguments(chunk)
             )
+        except FailedPicturesError as error:  # the others are there
+            images = error.pictures
+            errors.update({pictures[n].name: reason for n, reason in error.reasons.items()})
         except (
             Exception
         ) as error:  # a picture's failure is its outcome, whatever the library raised
@@ -88,9 +108,11 @@ class Worker:
             recipe = self._recipe(picture, requests[picture.name], chunk)
             return encode_picture(image, recipe, format=self._format)
 
+        pairs = zip(pictures, images, strict=True)
+        made = [(picture, image) for picture, image in pairs if image is not None]
         with ThreadPoolExecutor(_ENCODERS) as pool:  # compressing lets other threads run
-            files = pool.map(encoded, pictures, images)
-            return dict(zip((picture.name for picture in pictures), files, strict=True))
+            files = pool.map(lambda pair: encoded(*pair), made)
+            return dict(zip((picture.name for picture, _ in made), files, strict=True))
 
     def _request(self, picture: Picture) -> Request:
         return Request(

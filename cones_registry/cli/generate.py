@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,9 @@ from cones_registry.picture_size import check_side
 from .picture_file import make_room, write
 from .session import Session
 from .verb import verb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".png", ".webp")
 
@@ -123,7 +127,13 @@ def command(
             + (f"; the concepts were made for {composition.base}" if composition else "")
         )
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import Generator, Request, encode_picture, recipe_of
+    from cones_registry.generation import (
+        FailedPicturesError,
+        Generator,
+        Request,
+        encode_picture,
+        recipe_of,
+    )
 
     base = BaseModel.load(source, device=device, dtype=dtype)
     requests = [
@@ -143,17 +153,26 @@ def command(
             update(step + 1, pipeline.num_timesteps)
             return tensors
 
-        pictures = generator.generate(
-            requests,
-            width=size[0] if size else None,
-            height=size[1] if size else None,
-            on_step=on_step if generator.takes_on_step else None,
-            **settings,
-        )
+        failed = None
+        pictures: Sequence[Image | None]
+        try:
+            pictures = generator.generate(
+                requests,
+                width=size[0] if size else None,
+                height=size[1] if size else None,
+                on_step=on_step if generator.takes_on_step else None,
+                **settings,
+            )
+        except FailedPicturesError as error:  # the others are written
+            failed, pictures = error, error.pictures
     concepts = composition.members if composition else ()
     for number, (request, picture) in enumerate(zip(requests, pictures, strict=True), start=1):
+        if picture is None:
+            continue
         path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
         form = "webp" if path.suffix.lower() == ".webp" else "png"
         recipe = recipe_of(request, base, size=size, concepts=concepts, **settings)
         write(path, encode_picture(picture, recipe, format=form))
         session.output.line(str(path))
+    if failed is not None:
+        raise failed

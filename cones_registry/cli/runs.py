@@ -161,6 +161,8 @@ def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -
         output.message(f"line {failure.line}{which}: {failure.reason}")
     if len(report.failures) > SHOWN_FAILURES:
         output.message(f"… and {len(report.failures) - SHOWN_FAILURES:,} more: {out}/report.json")
+    for note in report.notes[:SHOWN_FAILURES]:
+        output.message(f"line {note.line}: {note.text}")
     failed = report.total - report.made - report.kept
     skipped = len(report.failures) - failed  # lines that are none ask for nothing
     facts = [f"{report.made:,} of {counted(report.total, noun)} made"]

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cones_registry.base_model.watch import WatchedAutoencoder, failures
+from cones_registry.errors import CorruptDataError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -66,13 +69,20 @@ def _draw(
         for start in range(0, len(prompts), batch_size):
             chunk = list(prompts[start : start + batch_size])
             seeds = range(seed + start, seed + start + len(chunk))
-            found.append(
-                pipeline(
-                    prompt=chunk,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance_scale,
-                    generator=[torch.Generator("cpu").manual_seed(number) for number in seeds],
-                    output_type=output_type,
-                ).images
+            watched = WatchedAutoencoder(base.pipeline.vae)
+            pipeline.__dict__["vae"] = watched
+            output = pipeline(
+                prompt=chunk,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=[torch.Generator("cpu").manual_seed(number) for number in seeds],
+                output_type=output_type,
             )
+            failed = failures(watched, output, len(chunk), dtype=base.dtype)
+            if isinstance(output.images, torch.Tensor) and not output.images.isfinite().all():
+                failed[0] = "its latents became NaN or infinite. Learn with --dtype float32"
+            if failed:
+                number, reason = min(failed.items())
+                raise CorruptDataError(f"the base model cannot draw {chunk[number]!r}: {reason}")
+            found.append(output.images)
     return found

@@ -1,5 +1,6 @@
 """Drawing: requests with any mix of masks, one batch, one unchanged base model."""
 
+from cones_registry.generation.failed import FailedPicturesError
 from cones_registry.generation.generator import Generator
 from cones_registry.generation.recipe import (
     RECIPE_FORMAT,
@@ -13,6 +14,7 @@ from cones_registry.generation.schedulers import SCHEDULERS
 __all__ = [
     "RECIPE_FORMAT",
     "SCHEDULERS",
+    "FailedPicturesError",
     "Generator",
     "Request",
     "encode_picture",

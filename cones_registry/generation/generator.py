@@ -13,7 +13,9 @@ import torch
 
 from cones_registry.attention import row_count, shut, unservable_reason
 from cones_registry.attention.serving import install
+from cones_registry.base_model.watch import WatchedAutoencoder, failures
 from cones_registry.errors import UsageError
+from cones_registry.generation.failed import FailedPicturesError
 from cones_registry.generation.parts import Branches, branches
 from cones_registry.generation.preview import PreviewCallback, StepCallback
 from cones_registry.generation.request import Request, check_base
@@ -24,6 +26,7 @@ from cones_registry.generation.settings import (
     family_arguments,
     has_step_callback,
 )
+from cones_registry.generation.unread import unread_text
 from cones_registry.generation.view import PlannedModel, pipeline_view
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
 
 _LOGGER = logging.getLogger(__name__)
+_MAX_TOLD = 10_000  # prompts whose end that is not read is remembered
 
 
 class Generator:
@@ -39,11 +43,26 @@ class Generator:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
+        self._told: dict[str, str] = {}  # prompt -> its end that is not read
 
     @property
     def takes_on_step(self) -> bool:
         """Whether this model's stock pipeline calls back after each step (PixArt's does not)."""
         return has_step_callback(self.base.pipeline)
+
+    def unread(self, request: Request, max_sequence_length: int | None = None) -> str:
+        """The end of the prompt of ``request`` that the text encoder does not read, or nothing.
+
+        The log tells of it when the request is drawn, unless it was asked for here before.
+        max_sequence_length: what the stock pipeline is told, where it takes that.
+        """
+        prompt = request.prompt
+        if prompt not in self._told:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            rows = row_count(self.base, max_sequence_length)
+            self._told[prompt] = unread_text(self.base, prompt, rows)
+        return self._told[prompt]
 
     def generate(
         self,
@@ -84,9 +103,11 @@ class Generator:
         Raises BaseModelMismatchError before any work if a mask was made for another model,
         NotFoundError if a prompt does not name a subject, UsageError for wrong settings, a
         scheduler that cannot use what the model predicts, or more steps than it was trained with.
+        Raises FailedPicturesError, which holds the others, when all are drawn and some are no
+        pictures: their numbers overflowed, or the model's safety checker blacked them out.
         """
-        return list(
-            self.stream(
+        drawn = list(
+            self._drawn(
                 requests,
                 steps=steps,
                 guidance_scale=guidance_scale,
@@ -103,6 +124,11 @@ class Generator:
                 **pipeline_arguments,
             )
         )
+        reasons = {number: each for number, each in enumerate(drawn) if isinstance(each, str)}
+        if reasons:
+            pictures = [None if isinstance(each, str) else each for each in drawn]
+            raise FailedPicturesError(pictures, reasons)
+        return [each for each in drawn if not isinstance(each, str)]
 
     def stream(
         self,
@@ -124,8 +150,47 @@ class Generator:
     ) -> Iterator[Image]:
         """As ``generate``, but yields the pictures of each batch as it is done, in order.
 
-        Everything is checked when this is called, before the first batch.
+        Everything is checked when this is called, before the first batch. A picture that is none
+        raises FailedPicturesError in its place.
         """
+        return _raising(
+            self._drawn(
+                requests,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                height=height,
+                width=width,
+                scheduler=scheduler,
+                batch_size=batch_size,
+                mask_unconditional=mask_unconditional,
+                include_padding=include_padding,
+                on_step=on_step,
+                on_preview=on_preview,
+                preview_every=preview_every,
+                progress=progress,
+                **pipeline_arguments,
+            )
+        )
+
+    def _drawn(
+        self,
+        requests: Sequence[Request],
+        *,
+        steps: int | None,
+        guidance_scale: float | None,
+        height: int | None,
+        width: int | None,
+        scheduler: Any,
+        batch_size: int | None,
+        mask_unconditional: bool,
+        include_padding: bool,
+        on_step: StepCallback | None,
+        on_preview: PreviewCallback | None,
+        preview_every: int,
+        progress: bool,
+        **pipeline_arguments: Any,
+    ) -> Iterator[Image | str]:
+        """Check everything; then the pictures, or in the place of one that is none, why."""
         usual = self.base.defaults
         settings = Settings(
             steps=usual.steps if steps is None else steps,
@@ -146,6 +211,7 @@ class Generator:
         for request in requests:
             check_base(request, self.base)
         rows = row_count(self.base, pipeline_arguments.get("max_sequence_length"))
+        self._tell_unread(requests, pipeline_arguments.get("max_sequence_length"))
         planned = [
             branches(
                 request,
@@ -162,13 +228,25 @@ class Generator:
             return self._in_place(requests, planned, settings, reason)
         return self._batches(requests, planned, settings, batch_size or max(len(requests), 1))
 
+    def _tell_unread(self, requests: list[Request], max_sequence_length: int | None) -> None:
+        for request in requests:
+            if request.prompt in self._told:
+                continue
+            unread = self.unread(request, max_sequence_length)
+            if unread:
+                _LOGGER.warning(
+                    "the text encoder does not read the end of the prompt %r: %r",
+                    request.prompt,
+                    unread,
+                )
+
     def _batches(
         self,
         requests: list[Request],
         planned: list[Branches],
         settings: Settings,
         batch_size: int,
-    ) -> Iterator[Image]:
+    ) -> Iterator[Image | str]:
         # Asked again: since the pictures were asked for, others may have changed the model.
         reason = unservable_reason(self.base.denoiser)
         if reason is not None:
@@ -181,9 +259,9 @@ class Generator:
 
     def _batch(
         self, requests: list[Request], planned: list[Branches], settings: Settings
-    ) -> list[Image]:
+    ) -> list[Image | str]:
         """One batch; split in two where an empty negative prompt has embeddings of its own."""
-        pictures: dict[int, Image] = {}
+        pictures: dict[int, Image | str] = {}
         for group in _uniform_negatives(requests, self.base.pipeline):
             denoiser = PlannedModel(self.base.denoiser, [planned[number] for number in group])
             chosen = [requests[number] for number in group]
@@ -192,7 +270,7 @@ class Generator:
 
     def _in_place(
         self, requests: list[Request], planned: list[Branches], settings: Settings, reason: str
-    ) -> Iterator[Image]:
+    ) -> Iterator[Image | str]:
         """Pictures by shutting weights, if that can do what is asked for; checked at once."""
         _check_in_place(self.base, planned, settings, reason)
         _LOGGER.warning("K/V rows are not served (%s): one mask at a time, in place", reason)
@@ -200,7 +278,7 @@ class Generator:
 
     def _one_by_one(
         self, requests: list[Request], planned: list[Branches], settings: Settings
-    ) -> Iterator[Image]:
+    ) -> Iterator[Image | str]:
         for request, plan in zip(requests, planned, strict=True):
             masks = [part.mask for part in plan.conditional.parts]
             with self.base.lock:
@@ -211,7 +289,10 @@ class Generator:
                     picture = self._draw(self.base.denoiser, [request], settings)
             yield from picture
 
-    def _draw(self, denoiser: Any, requests: list[Request], settings: Settings) -> list[Image]:
+    def _draw(
+        self, denoiser: Any, requests: list[Request], settings: Settings
+    ) -> list[Image | str]:
+        """One call of the stock pipeline: pictures, or why there is none."""
         base = self.base
         scheduler = fresh_scheduler(base.pipeline.scheduler, settings.scheduler)
         view = pipeline_view(base, denoiser, scheduler, progress=settings.progress)
@@ -231,9 +312,21 @@ class Generator:
             arguments["negative_prompt"] = negatives
         # A half-precision autoencoder that upcasts itself while decoding changes shared weights.
         exclusive = base.lock if _upcasts_autoencoder(view) else nullcontext()
+        watched = None
+        if getattr(view, "vae", None) is not None:
+            watched = view.__dict__["vae"] = WatchedAutoencoder(view.vae)
         with exclusive:
-            images: list[Image] = view(**arguments).images
-        return images
+            output = view(**arguments)
+        failed = failures(watched, output, len(requests), dtype=base.dtype)
+        return [failed.get(number, picture) for number, picture in enumerate(output.images)]
+
+
+def _raising(drawn: Iterator[Image | str]) -> Iterator[Image]:
+    """The pictures of ``drawn``; raises where there is none."""
+    for each in drawn:
+        if isinstance(each, str):
+            raise FailedPicturesError([None], {0: each})
+        yield each
 
 
 def _check_in_place(
