@@ -125,7 +125,7 @@ def _read_folder(folder: Path) -> PictureSet:
     pictures, skipped = [], []
     for file in files:
         try:
-            pictures.append(_read_file(file))
+            pictures.append(_read_file(Path(str(file))))
         except (CorruptDataError, LimitExceededError, NotFoundError) as error:
             _LOGGER.warning("left out: %s", error)
             skipped.append(error)
