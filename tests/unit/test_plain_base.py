@@ -1,0 +1,69 @@
+"""The parts of the plain base model that training and drawing must agree on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from cones_registry.demo.drawn_world import pictures, scenes
+
+TOOL = Path(__file__).parents[2] / "tools" / "plain_base.py"
+
+
+@pytest.fixture(scope="module")
+def parts() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("plain_base", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def shown(parts: ModuleType) -> torch.Tensor:
+    generator = np.random.default_rng(3)
+    drawn = [scenes.random_scene(generator, 1 + at % 4) for at in range(40)]
+    return torch.as_tensor(parts.to_tensor([pictures.render(s, generator) for s in drawn]))
+
+
+def test_fast_tokens_are_the_tokenizers_own(parts: ModuleType) -> None:
+    tokenizer = parts.build_tokenizer()
+    generator = np.random.default_rng(4)
+    captions = [
+        scenes.caption(scene, scenes.random_telling(generator, len(scene.things)))
+        for scene in (scenes.random_scene(generator, 1 + at % 4) for at in range(24))
+    ]
+    captions += ["", *(f"a {word} cat" for word in scenes.RARE_WORDS)]
+    slow = tokenizer(captions, padding="max_length", max_length=parts.CONTEXT).input_ids
+    assert parts.CaptionTokens(tokenizer)(captions).tolist() == slow
+
+
+def test_the_longest_caption_fits_into_the_context(parts: ModuleType) -> None:
+    thing = scenes.Thing("cat", "soft", "red")
+    scene = scenes.Scene("beach", tuple((place, thing) for place in scenes.CORNERS))
+    ids = parts.CaptionTokens(parts.build_tokenizer())([scenes.caption(scene)])
+    assert ids.shape == (1, parts.CONTEXT)
+    with pytest.raises(ValueError, match="room for"):
+        parts.CaptionTokens(parts.build_tokenizer())([scenes.caption(scene) + " and a cat"])
+
+
+def test_latents_keep_nearly_all_of_a_picture(parts: ModuleType, shown: torch.Tensor) -> None:
+    latents = parts.Latents.fit(shown)
+    code = latents.encode(shown)
+    assert code.shape == (40, parts.CHANNELS, 8, 8)
+    assert float(code.var()) == pytest.approx(1, abs=0.1)
+    assert float((latents.decode(code) - shown).square().mean().sqrt()) < 0.1
+
+
+def test_the_autoencoder_encodes_as_the_latents_do(parts: ModuleType, shown: torch.Tensor) -> None:
+    latents = parts.Latents.fit(shown)
+    autoencoder = parts.build_autoencoder()
+    parts.write_encoder(autoencoder, latents)
+    with torch.no_grad():
+        found = autoencoder.encode(shown[:4]).latents
+    assert torch.allclose(found, latents.encode(shown[:4]), atol=1e-4)

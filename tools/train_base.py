@@ -1,0 +1,544 @@
+"""Train the plain base model on the drawn world, as Stable Diffusion was trained.
+
+    python tools/train_base.py text --steps 800      # captions and pictures, contrastively
+    python tools/train_base.py unet --minutes 120    # goes on from its last checkpoint
+    python tools/train_base.py keep                  # small weights into tools/assets/plain-base
+    python tools/train_base.py export FOLDER         # a StableDiffusionPipeline folder
+
+First the text encoder learns from pairs of captions and pictures, as CLIP did; then it is frozen
+and the U-Net learns to take noise off the latents of captioned pictures. Captions are what people
+write (``scenes.random_telling``). Nothing in training knows of concepts, placeholders or masks.
+
+Everything is kept in ``--work`` (``build/plain-base``), with the optimizer's state, every three
+minutes; where that folder is empty, training goes on from the weights in
+``tools/assets/plain-base``. ``recipe.json`` in the folder holds what a run may change while it
+goes on (:class:`Recipe`); the curve and each change of the recipe stand in ``curve.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import plain_base as parts
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextModel
+
+from cones_registry.demo.drawn_world.pictures import render
+from cones_registry.demo.drawn_world.scenes import (
+    BACKGROUNDS,
+    DRAWINGS,
+    HELD_OUT,
+    NOUNS,
+    TINTS,
+    Scene,
+    Telling,
+    caption,
+    random_scene,
+    random_telling,
+)
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "build" / "plain-base"
+KEPT = Path(__file__).parent / "assets" / "plain-base"
+SAVE_EVERY = 180  # seconds
+
+
+# Text encoder -----------------------------------------------------------------------------------
+
+
+class PictureTower(nn.Module):
+    """The contrastive partner of the text encoder: one vector per position, one per picture."""
+
+    def __init__(self, width: int = 96, size: int = 128) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(parts.CHANNELS + 2, width, 3, 1, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(8, width), nn.Conv2d(width, width, 3, 1, 1), nn.GELU())
+            for _ in range(2)
+        )
+        self.position = nn.Conv2d(width, size, 1)
+        self.whole = nn.Sequential(
+            nn.Conv2d(width, width, 3, 2, 1), nn.GELU(), nn.Flatten(), nn.Linear(16 * width, size)
+        )
+        line = torch.linspace(-1, 1, 8)
+        self.register_buffer("place", torch.stack(torch.meshgrid(line, line, indexing="ij")))
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """``float32 [n, CHANNELS, 8, 8]`` -> unit vectors ``[n, 64, size]`` and ``[n, size]``."""
+        place = self.place.expand(len(latents), -1, -1, -1)
+        hidden = functional.gelu(self.enter(torch.cat([latents, place], 1)))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        by_position = self.position(hidden).flatten(2).transpose(1, 2)
+        return functional.normalize(by_position, dim=-1), functional.normalize(
+            self.whole(hidden), dim=-1
+        )
+
+
+class Contrast(nn.Module):
+    """Captions against pictures: whole against whole (CLIP), word against position (FILIP)."""
+
+    def __init__(self, text: CLIPTextModel, size: int = 128) -> None:
+        super().__init__()
+        self.text, self.pictures = text, PictureTower(size=size)
+        self.whole = nn.Linear(parts.TEXT_WIDTH, size, bias=False)
+        self.word = nn.Linear(parts.TEXT_WIDTH, size, bias=False)
+        self.scale = nn.Parameter(torch.tensor([2.5, 2.5]))
+
+    def forward(self, ids: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarities of every caption to every picture, ``[n, n]``: whole, and by words."""
+        start, end = ids[0, 0], ids[0, -1]
+        ids = ids[:, : int((ids != end).sum(1).max()) + 1]
+        rows = self.text(ids).last_hidden_state
+        last = rows[torch.arange(len(ids)), (ids == end).int().argmax(1)]
+        by_position, by_picture = self.pictures(latents)
+        scale = self.scale.clamp(max=4.0).exp()
+        whole = scale[0] * functional.normalize(self.whole(last), dim=-1) @ by_picture.T
+        words = functional.normalize(self.word(rows), dim=-1)
+        said = ((ids != start) & (ids != end)).float()
+        best = torch.einsum("ild,jpd->ijlp", words, by_position).amax(-1)
+        return whole, scale[1] * (best * said[:, None]).sum(-1) / said.sum(-1)[:, None]
+
+
+def changed(scene: Scene, generator: np.random.Generator) -> Scene:
+    """A hard negative: the scene with one fact changed, or with two things' facts exchanged."""
+    things = list(scene.things)
+    what = int(generator.integers(4))
+    at = int(generator.integers(len(things)))
+    place, thing = things[at]
+    if what == 0:
+        others = [name for name in BACKGROUNDS if name != scene.background]
+        return Scene(others[int(generator.integers(len(others)))], scene.things)
+    if what == 1 or len(things) == 1:
+        kind = int(generator.integers(3))
+        words: Sequence[str] = (NOUNS, tuple(DRAWINGS), tuple(TINTS))[kind]
+        word = words[int(generator.integers(len(words)))]
+        thing = replace(thing, **{("noun", "drawing", "tint")[kind]: word})
+        things[at] = (place, thing)
+    else:
+        order = generator.permutation(len(things))
+        things = [
+            (
+                things[a][0],
+                things[b][1] if what == 2 else replace(things[a][1], tint=things[b][1].tint),
+            )
+            for a, b in enumerate(order)
+        ]
+    if any(thing in HELD_OUT for _, thing in things):
+        return scene
+    return Scene(scene.background, tuple(things))
+
+
+def contrast_batch(
+    generator: np.random.Generator, groups: int, each: int
+) -> tuple[list[Scene], list[str]]:
+    """``groups`` scenes with ``each - 1`` hard negatives of each, and a caption for all."""
+    scenes: list[Scene] = []
+    captions: list[str] = []
+    for count in generator.choice([1, 2, 3, 4], groups, p=[0.2, 0.25, 0.25, 0.3]):
+        first = random_scene(generator, int(count))
+        full = generator.random() < 0.75  # else what was changed may go unsaid
+        for scene in (first, *(changed(first, generator) for _ in range(each - 1))):
+            scenes.append(scene)
+            telling = Telling.full(len(scene.things)) if full else None
+            captions.append(caption(scene, telling or random_telling(generator, len(scene.things))))
+    return scenes, captions
+
+
+def train_text(
+    work: Path, steps: int, *, groups: int = 8, each: int = 4, rate: float = 1e-3
+) -> None:
+    """Fit the latents, train the text encoder, keep both in ``work``; goes on where it was."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng()
+    latents = fit_latents(work)
+    tokenizer = parts.build_tokenizer()
+    tokens = parts.CaptionTokens(tokenizer)
+    model = Contrast(parts.build_text_encoder(tokenizer))
+    if (work / "contrast.safetensors").exists():
+        model.load_state_dict(load_file(work / "contrast.safetensors"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-3, fused=True)
+    began, seen = time.time(), []
+    for step in range(1, steps + 1):
+        level = 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, step / 50) * (0.05 + 0.95 * level)
+        scenes, captions = contrast_batch(generator, groups, each)
+        code = latents.encode(parts.to_tensor([render(scene, generator) for scene in scenes]))
+        similarities = model(tokens(captions), code)
+        target = torch.arange(len(scenes))
+        loss = sum(
+            functional.cross_entropy(matrix, target) + functional.cross_entropy(matrix.T, target)
+            for matrix in similarities
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        right = [float((matrix.argmax(1) == target).float().mean()) for matrix in similarities]
+        seen.append((float(loss.detach()), *right))
+        if step % 50 == 0:
+            mean = np.mean(seen[-50:], 0)
+            line = {"stage": "text", "step": step, "seconds": round(time.time() - began)}
+            line |= dict(zip(("loss", "whole", "words"), mean.round(3).tolist(), strict=True))
+            note(work, line)
+        if step % 300 == 0 or step == steps:
+            save_file(
+                {name: value.contiguous() for name, value in model.text.state_dict().items()},
+                work / "text.safetensors",
+            )
+            save_file(
+                {k: v.contiguous() for k, v in model.state_dict().items()},
+                work / "contrast.safetensors",
+            )
+
+
+def fit_latents(work: Path) -> parts.Latents:
+    """The latents of this folder, fitted to 1,200 pictures the first time."""
+    file = work / "latents.safetensors"
+    if not file.exists():
+        generator = np.random.default_rng(1)
+        scenes = [random_scene(generator, 1 + at % 4) for at in range(1200)]
+        pictures = parts.to_tensor([render(scene, generator) for scene in scenes])
+        latents = parts.Latents.fit(pictures)
+        error = latents.decode(latents.encode(pictures)) - pictures
+        click.echo(f"latents: RMSE {float(error.square().mean().sqrt()) / 2:.4f} of 1", err=True)
+        save_file(latents.state(), file)
+    return parts.Latents.from_state(load_file(file))
+
+
+def note(work: Path, line: dict[str, object]) -> None:
+    """Add a line to the curve, and say it."""
+    text = json.dumps(line)
+    with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    click.echo(text, err=True)
+
+
+# U-Net ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run may change while it goes on, by editing ``recipe.json``.
+
+    Attributes:
+        rate: learning rate of AdamW.
+        shares: of scenes with one, two, three and four things.
+        placing: share of pictures at the last timestep, where nothing is seen and scene and
+            places are decided; half of them with less noise than there will be, since it only
+            distracts there.
+        deciding: share of timesteps drawn where the signal-to-noise ratio is .01 to .7, and
+            what a thing is gets decided; the rest is drawn below, where it is refined.
+        empty: share of captions left empty, for guidance.
+        average: most of the past that the averaged weights keep at each step.
+    """
+
+    rate: float = 1e-3
+    shares: tuple[float, float, float, float] = (0.85, 0.15, 0.0, 0.0)
+    placing: float = 0.2
+    deciding: float = 0.55
+    empty: float = 0.07
+    average: float = 0.99
+
+    @classmethod
+    def read(cls, work: Path) -> Recipe:
+        """The folder's recipe; the first time this class's own values are written there."""
+        file = work / "recipe.json"
+        if not file.exists():
+            file.write_text(json.dumps(asdict(cls()), indent=1) + "\n", encoding="utf-8")
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**(values | {"shares": tuple(values["shares"])}))
+
+
+class Bank:
+    """Scenes and their latents, renewed while training goes on."""
+
+    def __init__(self, latents: parts.Latents, generator: np.random.Generator, room: int) -> None:
+        self.latents, self.generator = latents, generator
+        self.scenes: list[Scene] = []
+        self.codes = torch.empty(room, parts.CHANNELS, 8, 8)
+        self.next = 0
+
+    def renew(self, shares: Sequence[float], count: int) -> None:
+        """Add ``count`` scenes, in the place of the oldest once there is no more room."""
+        numbers = self.generator.choice([1, 2, 3, 4], count, p=shares)
+        scenes = [random_scene(self.generator, int(number)) for number in numbers]
+        pictures = parts.to_tensor([render(scene, self.generator) for scene in scenes])
+        for scene, code in zip(scenes, self.latents.encode(pictures), strict=True):
+            if len(self.scenes) < len(self.codes):
+                self.scenes.append(scene)
+            else:
+                self.scenes[self.next] = scene
+            self.codes[self.next] = code
+            self.next = (self.next + 1) % len(self.codes)
+
+    def draw(self, count: int) -> tuple[Tensor, list[Scene]]:
+        """``float32 [count, CHANNELS, 8, 8]`` and what they show."""
+        chosen = self.generator.integers(len(self.scenes), size=count)
+        return self.codes[torch.from_numpy(chosen)], [self.scenes[at] for at in chosen]
+
+
+def noised(code: Tensor, alphas: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Latents with noise on them, and each one's timestep, ``int64 [n]``."""
+    count = len(code)
+    kind = torch.rand(count)
+    placing = kind < recipe.placing
+    deciding = (kind >= recipe.placing) & (kind < recipe.placing + recipe.deciding)
+    steps = torch.randint(0, 550, (count,))
+    steps = torch.where(deciding, torch.randint(550, 950, (count,)), steps)
+    steps[placing] = 999
+    strength = torch.ones(count)
+    less = placing & (torch.rand(count) < 0.5)
+    strength[less] = torch.rand(int(less.sum()))
+    alpha = alphas[steps][:, None, None, None]
+    noise = torch.randn_like(code) * strength[:, None, None, None]
+    return alpha.sqrt() * code + (1 - alpha).sqrt() * noise, steps
+
+
+@dataclass
+class Training:
+    """The U-Net as it is being trained, and what is needed to go on.
+
+    Attributes:
+        average: running mean of the U-Net's weights, in the order of its parameters.
+        steps: U-Net steps so far, over all sessions.
+        seconds: they took, over all sessions.
+    """
+
+    text: CLIPTextModel
+    unet: UNet2DConditionModel
+    latents: parts.Latents
+    average: list[Tensor]
+    optimizer: torch.optim.Optimizer
+    steps: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, work: Path) -> Training:
+        """From the checkpoint in ``work``, or the kept weights, or the text encoder alone."""
+        tokenizer = parts.build_tokenizer()
+        text, unet = parts.build_text_encoder(tokenizer), parts.build_unet()
+        checkpoint = work / "unet.pt"
+        kept = KEPT / "weights.safetensors"
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / "text.safetensors").exists() and kept.exists():
+            unpack(kept, work)
+        text.load_state_dict(load_file(work / "text.safetensors"))
+        text.eval().requires_grad_(False)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+        )
+        training = cls(text, unet, fit_latents(work), [], optimizer)
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            unet.load_state_dict(state["unet"])
+            optimizer.load_state_dict(state["optimizer"])
+            training.average = state["average"]
+            training.steps, training.seconds = state["steps"], state["seconds"]
+        elif (work / "unet.safetensors").exists():
+            unet.load_state_dict(load_file(work / "unet.safetensors"))
+            record = json.loads((work / "training.json").read_text(encoding="utf-8"))
+            training.steps, training.seconds = record["steps"], record["seconds"]
+        if not training.average:
+            training.average = [weight.detach().clone() for weight in unet.parameters()]
+        return training
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights by name."""
+        names = [name for name, _ in self.unet.named_parameters()]
+        return dict(zip(names, self.average, strict=True))
+
+    def save(self, work: Path) -> None:
+        """Write ``unet.pt`` whole or not at all."""
+        state = {
+            "unet": self.unet.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        torch.save(state, work / "unet.new")
+        (work / "unet.new").replace(work / "unet.pt")
+
+
+def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = True) -> None:
+    """Train the U-Net on plain captions for so long, saving as it goes."""
+    training = Training.start(work)
+    torch.manual_seed(training.steps)
+    generator = np.random.default_rng(training.steps)
+    tokens = parts.CaptionTokens(parts.build_tokenizer())
+    alphas = parts.build_scheduler().alphas_cumprod
+    unet, optimizer = training.unet, training.optimizer
+    weights = list(unet.parameters())
+    denoise = torch.compile(unet) if compiled else unet
+    recipe = Recipe.read(work)
+    note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
+    bank = Bank(training.latents, generator, 12_000)
+    bank.renew(recipe.shares, 3_000)
+    began = saved = time.time()
+    before, first, seen = training.seconds, training.steps, []
+    while time.time() - began < 60 * minutes:
+        if training.steps % 10 == 0:
+            bank.renew(recipe.shares, 60)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate * min(1, (training.steps - first + 1) / 100)
+        code, scenes = bank.draw(batch)
+        captions = [
+            ""
+            if generator.random() < recipe.empty
+            else caption(scene, random_telling(generator, len(scene.things)))
+            for scene in scenes
+        ]
+        noisy, steps = noised(code, alphas, recipe)
+        with torch.no_grad():
+            rows = training.text(tokens(captions)).last_hidden_state
+        error = (denoise(noisy, steps, rows).sample - code).square().mean((1, 2, 3))
+        ratio = alphas[steps] / (1 - alphas[steps])
+        loss = (error * (1 + ratio.clamp(max=4) / 4)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        training.steps += 1
+        with torch.no_grad():
+            kept = min(recipe.average, (1 + training.steps) / (10 + training.steps))
+            torch._foreach_lerp_(training.average, weights, 1 - kept)
+        training.seconds = before + time.time() - began
+        found = error.detach()
+        bands = (steps == 999, (steps >= 550) & (steps < 950), steps < 550)
+        seen.append([float(found[band].mean()) if band.any() else np.nan for band in bands])
+        if training.steps % 50 == 0:
+            line = {"stage": "unet", "step": training.steps, "seconds": round(training.seconds)}
+            mean = np.nanmean(seen[-50:], 0).round(4).tolist()
+            note(work, line | dict(zip(("placing", "deciding", "refining"), mean, strict=True)))
+            if (changed_recipe := Recipe.read(work)) != recipe:
+                recipe = changed_recipe
+                note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
+        if time.time() - saved > SAVE_EVERY:
+            training.save(work)
+            saved = time.time()
+    training.save(work)
+
+
+# Weights that are kept, and the folder ----------------------------------------------------------
+
+
+def keep(work: Path) -> None:
+    """Write the averaged weights as float16, the curve and the recipe into ``KEPT``."""
+    training = Training.start(work)
+    tensors = {f"unet.{name}": value.half() for name, value in training.averaged().items()}
+    tensors |= {f"text.{name}": value.half() for name, value in training.text.state_dict().items()}
+    tensors |= {f"latents.{name}": value for name, value in training.latents.state().items()}
+    KEPT.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, KEPT / "weights.safetensors"
+    )
+    record = {
+        "steps": training.steps,
+        "seconds": round(training.seconds),
+        "recipe": asdict(Recipe.read(work)),
+        "torch": torch.__version__,
+    }
+    (KEPT / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (KEPT / "curve.jsonl").write_bytes((work / "curve.jsonl").read_bytes())
+
+
+def unpack(kept: Path, work: Path) -> None:
+    """Put kept weights into an empty work folder, as if they had been trained there."""
+    tensors = load_file(kept)
+    for part in ("unet", "text", "latents"):
+        named = {
+            name.removeprefix(f"{part}."): value.float() if value.is_floating_point() else value
+            for name, value in tensors.items()
+            if name.startswith(f"{part}.")
+        }
+        save_file(named, work / f"{part}.safetensors")
+    record = json.loads((kept.parent / "training.json").read_text(encoding="utf-8"))
+    (work / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    (work / "recipe.json").write_text(json.dumps(record["recipe"], indent=1), encoding="utf-8")
+    (work / "curve.jsonl").write_bytes((kept.parent / "curve.jsonl").read_bytes())
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write a StableDiffusionPipeline folder with the averaged weights as float16."""
+    training = Training.start(work)
+    training.unet.load_state_dict(training.averaged())
+    autoencoder = parts.build_autoencoder()
+    if (work / "decoder.safetensors").exists():
+        autoencoder.decoder.load_state_dict(load_file(work / "decoder.safetensors"))
+    parts.write_encoder(autoencoder, training.latents)
+    StableDiffusionPipeline(
+        vae=autoencoder.half(),
+        text_encoder=training.text.half(),
+        tokenizer=parts.build_tokenizer(),
+        unet=training.unet.half(),
+        scheduler=parts.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    defaults = json.dumps({"steps": 20, "guidance_scale": 1.5}) + "\n"
+    (folder / "generation_defaults.json").write_text(defaults, encoding="utf-8")
+
+
+@click.group()
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=WORK, help="Checkpoints and curve."
+)
+@click.pass_context
+def main(context: click.Context, work: Path) -> None:
+    """Train the plain base model on the drawn world."""
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    context.obj = work
+
+
+@main.command("text")
+@click.option("--steps", default=800, show_default=True)
+@click.pass_obj
+def text_command(work: Path, steps: int) -> None:
+    """Train the text encoder against pictures."""
+    train_text(work, steps)
+
+
+@main.command("unet")
+@click.option("--minutes", default=120.0, show_default=True)
+@click.option("--batch", default=32, show_default=True)
+@click.option(
+    "--compiled/--plain", default=True, help="Compiling takes minutes and pays in an hour."
+)
+@click.pass_obj
+def unet_command(work: Path, minutes: float, batch: int, compiled: bool) -> None:
+    """Train the U-Net; goes on where it was."""
+    train_unet(work, minutes, batch=batch, compiled=compiled)
+
+
+@main.command("keep")
+@click.pass_obj
+def keep_command(work: Path) -> None:
+    """Write small weights, curve and recipe into tools/assets/plain-base."""
+    keep(work)
+
+
+@main.command("export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def export_command(work: Path, folder: Path) -> None:
+    """Write FOLDER as a StableDiffusionPipeline."""
+    export(work, folder)
+
+
+if __name__ == "__main__":
+    main()
