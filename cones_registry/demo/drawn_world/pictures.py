@@ -38,10 +38,10 @@ def sprite(thing: Thing) -> NDArray[np.float32]:
     """One thing, ``float32 [THING, THING, 4]`` in [0, 1]; colours are premultiplied by opacity."""
     row, column = list(DRAWINGS).index(thing.drawing), NOUNS.index(thing.noun)
     cell = _sheet()[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-    pixels = cell.astype(np.float32) / 255
+    pixels = cell.astype(np.float32) / np.float32(255)
     colour = TINTS[thing.tint]
     if colour is not None:
-        pixels[..., :3] = _tinted(pixels[..., :3], np.array(colour, np.float32) / 255)
+        pixels[..., :3] = _tinted(pixels[..., :3], np.array(colour, np.float32) / np.float32(255))
     pixels[..., :3] *= pixels[..., 3:]
     return np.asarray(pixels.reshape(THING, 2, THING, 2, 4).mean((1, 3)), np.float32)
 
@@ -71,7 +71,7 @@ def render(scene: Scene, generator: np.random.Generator) -> NDArray[np.uint8]:
         drawn = sprite(thing)
         picture[rows, columns] *= 1 - drawn[..., 3:]
         picture[rows, columns] += drawn[..., :3]
-    return np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(picture.clip(0, 1) * 255), np.uint8)
 
 
 def _shadow(across: float, down: float) -> NDArray[np.float32]:
@@ -81,7 +81,7 @@ def _shadow(across: float, down: float) -> NDArray[np.float32]:
 
 
 def _rgb(*values: int) -> NDArray[np.float32]:
-    return np.array(values, np.float32) / 255
+    return np.array(values, np.float32) / np.float32(255)
 
 
 def _between(
