@@ -38,6 +38,9 @@ FIRST_WAIT: Final = 0.05
 LONGEST_WAIT: Final = 2.0
 """Seconds between attempts: random up to 0.05, 0.1, 0.2, … capped at 2 (full jitter)."""
 
+LONGEST_TROUBLE: Final = 15.0
+"""Seconds after which no further attempt is made; the second always is."""
+
 PARALLEL: Final = 16
 MAX_OBJECT_BYTES: Final = 4 * 2**30
 """Largest object read or written: a conditional create is one PUT, which ends at 5 GiB."""
@@ -271,12 +274,16 @@ class Store(ABC):
                     trouble = Trouble.EXISTS
                 raise _translated(trouble, error, verb, key, self.url) from error
 
+        started = time.monotonic()
         # Nearly every call ends with its first attempt, which needs none of what follows.
         with contextlib.suppress(_Retry):
             return once()
         time.sleep(random.uniform(0, FIRST_WAIT))
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS - 1),
+            stop=lambda state: (
+                state.attempt_number >= ATTEMPTS - 1
+                or time.monotonic() - started >= LONGEST_TROUBLE
+            ),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_Retry),
             reraise=True,
@@ -284,8 +291,9 @@ class Store(ABC):
         try:
             return retrying(once)
         except _Retry as error:
+            tries = retrying.statistics["attempt_number"] + 1
             raise StoreUnavailableError(
-                f"cannot {verb} {key!r} in {self.url}: {ATTEMPTS} attempts failed, the last with "
+                f"cannot {verb} {key!r} in {self.url}: {tries} attempts failed, the last with "
                 f"{_shown(error.__cause__)}. Try again; what was acknowledged is safe"
             ) from error.__cause__
 
@@ -307,6 +315,24 @@ def _translated(trouble: Trouble, error: Exception, verb: str, key: str, url: st
     if trouble is Trouble.TOO_LARGE:
         return CorruptDataError(
             f"{key!r} in {url} is larger than {MAX_OBJECT_BYTES} bytes; no such object belongs here"
+        )
+    if trouble is Trouble.FULL:
+        return StoreUnavailableError(
+            f"cannot {verb} {key!r}: no room is left in {url}: {_shown(error)}. Free some, then "
+            "try again; what was acknowledged is safe"
+        )
+    # An answer to HEAD is a bare number: 400 says that something about the request, and so most
+    # often about who sends it, is wrong.
+    if trouble is Trouble.CREDENTIALS or (trouble is Trouble.UNCLEAR_CREATE and verb != "create"):
+        return StoreUnavailableError(
+            f"cannot {verb} {key!r} in {url}: the server does not accept these credentials, or "
+            f"not in this region: {_shown(error)}. Get new credentials (temporary ones expire), "
+            "and check AWS_DEFAULT_REGION"
+        )
+    if trouble is Trouble.ELSEWHERE:
+        return StoreUnavailableError(
+            f"cannot {verb} {key!r} in {url}: the bucket is in another region, or at another "
+            f"address: {_shown(error)}. Set AWS_DEFAULT_REGION, or the endpoint, to the bucket's"
         )
     if trouble is Trouble.DENIED:
         return StoreUnavailableError(

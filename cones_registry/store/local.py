@@ -2,8 +2,9 @@
 
 A create is: temporary file, write, fsync, `link` to the final name, fsync of the folder. `link` is
 atomic and fails if the name is taken, so one of any number of racers wins, and a crash at any point
-leaves either the whole object or none. (`open(…, "xb")`
-would leave a torn file under the final name.)
+leaves either the whole object or none. (`open(…, "xb")` would leave a torn file under the final
+name.) Disks without hard links (FAT, some shares) are asked for a rename that fails if the name is
+taken; on those that have neither no registry can be kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 from cones_registry.errors import StoreUnavailableError
 from cones_registry.store.base import MAX_OBJECT_BYTES, Entry, Store
+from cones_registry.store.exclusive import rename_to_new
 from cones_registry.store.trouble import ObjectTooLargeError
 
 UNFINISHED: Final = ".unfinished"
@@ -26,6 +28,9 @@ UNFINISHED: Final = ".unfinished"
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 _LINK_ATTEMPTS: Final = 10
 _MOST_SETTLED: Final = 100_000
+_NO_RENAME: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
+# Where there are no links at all, the call is "not permitted" or as good as not there.
+_NO_LINKS: Final = _NO_RENAME | {errno.EPERM, errno.EMLINK, errno.EXDEV}
 
 
 class LocalStore(Store):
@@ -43,6 +48,7 @@ class LocalStore(Store):
         # Folders that are on disk under their names, as far as this process has seen to it. Only
         # `tidy` removes a folder.
         self._settled: set[PurePosixPath] = set()
+        self._links = True  # as far as is known
 
     def _get(self, key: str) -> bytes:
         with (self.root / key).open("rb") as file:
@@ -83,7 +89,7 @@ class LocalStore(Store):
     def _link(self, temporary: str, path: str) -> None:
         for attempt in range(_LINK_ATTEMPTS):
             try:
-                os.link(temporary, path)
+                self._name(temporary, path)
                 return
             except FileNotFoundError:
                 if not os.path.lexists(temporary):
@@ -96,6 +102,26 @@ class LocalStore(Store):
                 if attempt == _LINK_ATTEMPTS - 1:
                     raise
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+    def _name(self, temporary: str, path: str) -> None:
+        if self._links:
+            try:
+                os.link(temporary, path)
+                return
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+        try:
+            rename_to_new(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_RENAME:
+                raise
+            raise StoreUnavailableError(
+                f"cannot keep a registry in {self.root}: this disk can neither link files nor "
+                "rename one without replacing another, so two writers could undo each other. "
+                "Choose a folder on another disk"
+            ) from error
+        self._links = False  # it was the disk that refused, not this one file
 
     def _settle(self, keys: Iterable[str]) -> None:
         # A name is an entry of its folder, and that folder of the one above: each must be on disk,

@@ -26,6 +26,14 @@ _REMOTE: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 
+_CONNECT_SECONDS: Final = 5
+# What a client is told about how long to wait; the user's own options go before.
+_PATIENCE: Final[dict[str, dict[str, Any]]] = {
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 1}}},
+    "azure": {"connection_timeout": _CONNECT_SECONDS},
+}
+
+
 def open_store(url: str | os.PathLike[str] | Store, **storage_options: Any) -> Store:
     """The store at `url`: a path, `file://`, `memory://`, `s3://`, `gs://`, `az://`.
 
@@ -43,10 +51,17 @@ def open_store(url: str | os.PathLike[str] | Store, **storage_options: Any) -> S
     text = os.fspath(url)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{quote(text)} is not a registry URL; expected a folder or a URL")
-    scheme, separator, _ = text.partition("://")
+    scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalStore(Path(text).expanduser())
     scheme = scheme.lower()
+    named, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and (":" in named or scheme not in ("abfs", "abfss")):
+        # The URL stands in messages, in logs and in the shell's history.
+        raise UsageError(
+            f"the {scheme}:// URL holds credentials, so it is not used. Give them in the "
+            f"environment or a profile, and write {scheme}://bucket/folder"
+        )
     if scheme in ("file", "local"):
         return _local(text)
     if scheme == "memory":
@@ -84,12 +99,30 @@ def _memory(text: str) -> Store:
     return MemoryStore(text.rstrip("/"), fsspec.filesystem("memory"), root)
 
 
+def _without_retries(filesystem: Any) -> None:
+    """Let a client say at once what went wrong: `Store` tries again itself.
+
+    Where both do, the times multiply, and a server that is not there is waited for ten minutes.
+    """
+    if "retries" in vars(type(filesystem)) and hasattr(filesystem, "s3"):
+        filesystem.retries = 1
+    pipeline = getattr(getattr(filesystem, "service_client", None), "_pipeline", None)
+    for policy in getattr(pipeline, "_impl_policies", ()):  # of the Azure client
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
+    settings = getattr(getattr(pipeline, "_transport", None), "connection_config", None)
+    if settings is not None:
+        settings.timeout = _CONNECT_SECONDS
+
+
 def _filesystem(scheme: str, extra: str, storage_options: dict[str, Any]) -> Any:
     import fsspec
 
-    options = {"use_listings_cache": False, **storage_options}
+    options = {"use_listings_cache": False, **_PATIENCE.get(extra, {}), **storage_options}
     try:
-        return fsspec.filesystem(scheme, **options)
+        filesystem = fsspec.filesystem(scheme, **options)
+        _without_retries(filesystem)
+        return filesystem
     except ImportError as error:
         raise MissingExtraError(
             f"{scheme}:// needs the extra {extra!r}: pip install 'cones-registry[{extra}]'"

@@ -19,6 +19,9 @@ class Trouble(Enum):
     UNCLEAR_CREATE = "invalid argument: on a create perhaps that the object exists"
     DENIED = "not allowed"
     TOO_LARGE = "more bytes than any object may have"
+    FULL = "no room on the disk, or none within a quota"
+    CREDENTIALS = "the server knows these credentials no longer, or not in this form"
+    ELSEWHERE = "the bucket is in another region, or at another address"
     LASTING = "anything else"
 
 
@@ -53,6 +56,22 @@ _PASSING_CLASSES: Final = frozenset(
         "ChecksumError",  # gcsfs
     )
 )
+_FULL_NUMBERS: Final = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
+)
+# Of S3. The answer to HEAD has no body, so that of these nothing is left but the number.
+_CREDENTIAL_CODES: Final = frozenset(
+    (
+        *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"),
+        *("SignatureDoesNotMatch", "RequestTimeTooSkewed", "ExpiredTokenException"),
+    )
+)
+_ELSEWHERE_CODES: Final = frozenset(
+    (
+        *("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"),
+        *("IllegalLocationConstraintException", "301", "307"),
+    )
+)
 _PASSING_STATUS: Final = frozenset((408, 409, 429, 500, 502, 503, 504))
 _PASSING_CODES: Final = frozenset(
     (
@@ -76,11 +95,15 @@ def classify(error: BaseException) -> Trouble:
         return Trouble.TOO_LARGE
     if isinstance(error, FileExistsError):
         return Trouble.EXISTS
+    status, code = _answer(error)
+    if code in _CREDENTIAL_CODES:
+        return Trouble.CREDENTIALS
+    if code in _ELSEWHERE_CODES or status in (301, 307):
+        return Trouble.ELSEWHERE
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return Trouble.MISSING
     if isinstance(error, PermissionError):
         return Trouble.DENIED
-    status, code = _answer(error)
     if status == 412 or code == "PreconditionFailed":
         return Trouble.EXISTS
     if code in _PASSING_CODES or status in _PASSING_STATUS:
@@ -92,6 +115,8 @@ def classify(error: BaseException) -> Trouble:
     if isinstance(error, OSError):
         if error.errno in _PASSING_NUMBERS:
             return Trouble.PASSING
+        if error.errno in _FULL_NUMBERS:
+            return Trouble.FULL
         if error.errno == errno.EINVAL:
             return Trouble.UNCLEAR_CREATE
     if status == 404:

@@ -53,7 +53,7 @@ class Answered(Exception):
         (ConnectionResetError(), Trouble.PASSING),
         (FileNotFoundError(), Trouble.MISSING),
         (PermissionError(), Trouble.DENIED),
-        (OSError(errno.ENOSPC, "full"), Trouble.LASTING),
+        (OSError(errno.ENOSPC, "full"), Trouble.FULL),
         (ValueError("?"), Trouble.LASTING),
     ],
 )
