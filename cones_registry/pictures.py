@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -38,6 +39,7 @@ _TURNS: Final = {
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _TEXT_BYTES: Final = 2**19  # of one text inside a PNG file; Pillow refuses files above 2**20
 _TEXTS_BYTES: Final = 2**24  # of all of them
+_PROFILE_BYTES: Final = 2**25  # of a colour profile, unpacked
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -52,10 +54,13 @@ def opened(data: bytes, name: str, *, formats: Sequence[str] = FORMATS) -> Itera
         LimitExceededError: more than ``MAX_PIXELS``.
     """
     with _translated(name):
-        image = Image.open(io.BytesIO(_without_long_texts(data)), formats=_installed(formats))
+        data, profile = _lightened(data)
+        image = Image.open(io.BytesIO(data), formats=_installed(formats))
         try:
             _check_size(image, name)
             image.load()
+            if profile is not None:
+                image.info["icc_profile"] = profile
         except BaseException:
             image.close()
             raise
@@ -117,15 +122,16 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise CorruptDataError(f"{name} has {width} × {height} pixels. Save it again")
 
 
-def _without_long_texts(data: bytes) -> bytes:
-    """A PNG file without its texts that are long, or packed and so of any length.
+def _lightened(data: bytes) -> tuple[bytes, bytes | None]:
+    """A PNG file without its long texts and its profile; and the profile, None without one.
 
-    Editors keep histories and whole workflows there; Pillow refuses a picture for them. Files of
-    other formats are given back as they are.
+    Editors keep histories and whole workflows in texts, and profiles of measured displays have
+    several megabytes; Pillow refuses a picture for either. A text that is packed may be of any
+    length. Files of other formats are given back as they are.
     """
     if not data.startswith(_PNG):
-        return data
-    kept, place, texts = [_PNG], len(_PNG), 0
+        return data, None
+    kept, place, texts, profile = [_PNG], len(_PNG), 0, None
     while place + 12 <= len(data):
         stop = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind, chunk = data[place + 4 : place + 8], data[place:stop]
@@ -136,10 +142,17 @@ def _without_long_texts(data: bytes) -> bytes:
             packed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] != b"\0")
             if packed or len(chunk) > _TEXT_BYTES or texts > _TEXTS_BYTES:
                 continue
+        if kind == b"iCCP":
+            _, _, rest = chunk[8:-4].partition(b"\0")
+            try:
+                profile = zlib.decompressobj().decompress(rest[1:], _PROFILE_BYTES)
+            except zlib.error:
+                profile = rest[1:]  # which is none, as the log will say
+            continue
         kept.append(chunk)
         if kind == b"IEND":
             break
-    return b"".join(kept)
+    return b"".join(kept), profile
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:

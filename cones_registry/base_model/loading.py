@@ -185,6 +185,14 @@ def _check_fit(folder: ModelFolder, name: str, tokenizer: Any, encoder: Any, *, 
             f"counted from 0. They are of different models, or the encoder's part of an added "
             "token is missing. Copy both from one model"
         )
+    # Older configurations say 2, and then the text encoder takes the largest number for the end.
+    ends_wrongly = getattr(encoder.config, "eos_token_id", None) == 2 < tokenizer.eos_token_id
+    if ends_wrongly and last > tokenizer.eos_token_id and hasattr(encoder.config, "projection_dim"):
+        raise CorruptDataError(
+            f"{place} has tokens behind the end of text, as {token!r}, and its text encoder takes "
+            f'the last of them for the end. Set "eos_token_id": {tokenizer.eos_token_id} in '
+            f"{name.replace('tokenizer', 'text_encoder')}/config.json"
+        )
     positions = getattr(encoder.config, "max_position_embeddings", None)
     if not told and isinstance(positions, int) and tokenizer.model_max_length > positions:
         raise CorruptDataError(

@@ -29,7 +29,12 @@ _WATCHDOG: Final = Watchdog()
 
 
 def run_query(
-    state: State, sql: str, params: Sequence[Any] = (), *, timeout: float | None = DEFAULT_TIMEOUT
+    state: State,
+    sql: str,
+    params: Sequence[Any] = (),
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    as_text: bool = False,
 ) -> pa.Table:
     """The answer to exactly one SELECT over `concepts` and `aliases`.
 
@@ -43,6 +48,8 @@ def run_query(
         sql: one SELECT; each `?` stands for one of `params`.
         params: values.
         timeout: seconds after which it is stopped; None: never.
+        as_text: columns whose values Python has no like of (intervals, times with a zone, dates
+            before Christ, integers of 128 bits …) are DuckDB's own text of them.
 
     Raises:
         UsageError: not one SELECT, or one that DuckDB cannot run.
@@ -52,7 +59,18 @@ def run_query(
     cursor = state.connection.cursor()
     deadline = _WATCHDOG.watch(timeout, cursor.interrupt) if timeout else None
     try:
-        return _read(cursor.sql(statement, params=list(params)).to_arrow_reader(_ROWS_AT_ONCE))
+        relation = cursor.sql(statement, params=list(params))
+        names = list(relation.columns)
+        odd = [not _is_plain(kind) for kind in relation.types]
+        if as_text and any(odd):
+            # By position: a join of both tables has columns of one name.
+            chosen = (f"c{n}::varchar as c{n}" if each else f"c{n}" for n, each in enumerate(odd))
+            places = ", ".join(f"c{n}" for n in range(len(odd)))
+            inner = _without_end(statement)
+            statement = f"select {', '.join(chosen)} from ({inner}\n) as answer({places})"
+            relation = cursor.sql(statement, params=list(params))
+        found = _read(relation.to_arrow_reader(_ROWS_AT_ONCE))
+        return found.rename_columns(names) if as_text else found
     except LimitExceededError:
         raise
     # An error after the first rows comes as an OSError with DuckDB's text.
@@ -75,6 +93,31 @@ def run_query(
         if deadline:
             _WATCHDOG.cancel(deadline)
         cursor.close()
+
+
+# Types of DuckDB, by its own names, whose values are the same in Arrow, in Python and as text.
+_PLAIN: Final = frozenset(
+    {
+        *("boolean", "varchar", "blob", "float", "double", "decimal", "enum", "uuid", "null"),
+        *("tinyint", "smallint", "integer", "bigint", "hugeint"),
+        *("utinyint", "usmallint", "uinteger", "ubigint"),
+    }
+)
+
+
+def _without_end(statement: str) -> str:
+    """A statement without the semicolon that ends it, and without comments behind that."""
+    for place, kind in reversed(duckdb.tokenize(statement)):
+        if kind != duckdb.token_type.comment:
+            return statement[:place] if statement[place] == ";" else statement
+    return statement
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a type of DuckDB, as its Python library describes it, needs no text."""
+    if kind.id in ("list", "array", "struct"):
+        return all(name == "size" or _is_plain(child) for name, child in kind.children)
+    return kind.id in _PLAIN
 
 
 def _read(reader: Any) -> pa.Table:

@@ -1,4 +1,4 @@
-"""`cones doctor`: what is installed here, and whether the registry answers."""
+"""`cones doctor`: what is installed here, whether the registry answers, whether a base is sound."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import time
 from importlib import metadata
 from typing import Any
 
+import click
+
+from .base_report import look_over, rows_of
 from .session import Session
 from .verb import verb
 
@@ -42,11 +45,29 @@ CORE = (
 
 
 @verb(reads=True)
-def command(session: Session) -> None:
+@click.option(
+    "--base",
+    metavar="FOLDER",
+    help="Look a base model over instead: every weight, its tokenizers, its size.",
+)
+def command(session: Session, base: str | None) -> None:
     """Say what is installed, which devices there are, and whether the registry answers.
 
-    Ends with the registry's own exit code when one is named and does not answer.
+    With --base, say whether a base model is whole and sound, what can be done with it, and whether
+    it fits into this machine.
+
+    Ends with the registry's own exit code when one is named and does not answer, with that of what
+    is wrong with a base model, or with 1 for one that does not fit into memory.
     """
+    if base is not None:
+        found = look_over(base)
+        if session.output.as_json:
+            session.output.document(found)
+        else:
+            session.output.table(("what", "found"), rows_of(found))
+        if not found["fits"]:
+            raise click.exceptions.Exit(1)
+        return
     extras = {
         name: {package: version_of(package) for package in packages}
         for name, (_, packages) in EXTRAS.items()

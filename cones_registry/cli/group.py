@@ -51,7 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Start": {
         "demo": "The whole way, from photos to composed pictures.",
-        "doctor": "Say what is installed and whether the registry answers.",
+        "doctor": "Say what is installed, and whether a registry or a base model is sound.",
     },
 }
 

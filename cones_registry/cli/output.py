@@ -3,7 +3,8 @@
 Tables are drawn for a terminal and plain, unwrapped columns in a pipe; colours follow the terminal
 and NO_COLOR; progress is shown only where stderr is a terminal. Notes, prompts and parameters come
 from other people: what a terminal would obey in them (colours, window titles, writes to the
-clipboard, text that runs backwards) is written out instead, see ``visible``.
+clipboard, text that runs backwards) is written out instead, see ``visible``; so is what the
+encoding of the stream does not have (``LANG=C``, the code pages of Windows).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Output:
             text = _json(value)
         except ValueError:
             text = _json(_finite(value))
-        _write(_OBEYED.sub(_json_escape, text), self._stdout)
+        _write(_in_encoding(_OBEYED.sub(_json_escape, text), self._stdout), self._stdout)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table of text; columns whose cells are all numbers or quantities stand to the right."""
@@ -150,7 +151,17 @@ def _number_or_text(value: Any) -> Any:
 
 def _json_escape(match: re.Match[str]) -> str:
     """The same character, as JSON escapes it."""
-    return f"\\u{ord(match[0]):04x}"
+    return json.dumps(match[0])[1:-1]
+
+
+def _in_encoding(document: str, stream: TextIO) -> str:
+    """JSON in which every letter that ``stream`` cannot write is escaped as JSON does."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        document.encode(encoding)
+        return document
+    except UnicodeEncodeError:
+        return re.sub(r"[^\x00-\x7f]", _json_escape, document)
 
 
 def _finite(value: Any) -> Any:
@@ -169,8 +180,14 @@ def _plain(text: str) -> Any:
 
 
 def _write(text: str, stream: TextIO) -> None:
+    """One line; letters that the stream's encoding does not have are written as escapes."""
     try:
-        print(text, file=stream, flush=True)
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            escaped = text.encode(encoding, "backslashreplace").decode(encoding)
+            print(escaped, file=stream, flush=True)
     except BrokenPipeError:
         # click ends the command with exit code 1 on any EPIPE; to us it is no failure.
         raise ReaderGoneError from None

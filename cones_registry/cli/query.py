@@ -41,8 +41,8 @@ def command(
     cones query "select owner, count(*) from concepts group by owner"
     cones query "select ref from concepts where density < ?" 0.01
     """
-    options = {} if timeout is None else {"timeout": timeout}
-    table = session.open(read_only=True).query(sql, parameters, **options)
+    options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+    table = session.open(read_only=True).query(sql, parameters, as_text=True, **options)
     # By position, for a join of both tables has columns of one name.
     columns = [[_readable(value) for value in column.to_pylist()] for column in table.columns]
     rows = list(zip(*columns, strict=True))

@@ -121,9 +121,9 @@ def opened_compositions(registry: Registry | None) -> Compositions:
 
 def read_lines(path: Path) -> str:
     """The text of a file of lines; `-` is stdin."""
-    if str(path) == "-":
-        return sys.stdin.read()
     try:
+        if str(path) == "-":  # as bytes: what the terminal is set to says nothing of a file
+            return sys.stdin.buffer.read().decode("utf-8-sig")
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise NotFoundError(f"no file {path}. Name a file of JSON lines, or - for stdin") from error

@@ -100,7 +100,12 @@ class Reading(Pulling):
         )
 
     def query(
-        self, sql: str, params: Sequence[Any] = (), *, timeout: float | None = DEFAULT_TIMEOUT
+        self,
+        sql: str,
+        params: Sequence[Any] = (),
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        as_text: bool = False,
     ) -> pa.Table:
         """The answer to exactly one SELECT over the tables `concepts` and `aliases`.
 
@@ -108,12 +113,14 @@ class Reading(Pulling):
             sql: the SELECT; each `?` stands for one of `params`.
             params: values.
             timeout: seconds after which it is stopped.
+            as_text: columns whose values Python has no like of (intervals, times with a zone,
+                dates before Christ, integers of 128 bits …) are DuckDB's own text of them.
 
         Raises:
             UsageError: not one SELECT, or it cannot run.
             LimitExceededError: it took too long or too much memory.
         """
-        return run_query(self._ledger.fresh(), sql, params, timeout=timeout)
+        return run_query(self._ledger.fresh(), sql, params, timeout=timeout, as_text=as_text)
 
     def resolve(
         self, *refs: AnyRef, max_density: float = DEFAULT_MAX_DENSITY, tuned: bool = False

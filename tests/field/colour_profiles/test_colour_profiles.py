@@ -197,3 +197,11 @@ def test_an_image_of_another_program_has_its_profile_too() -> None:
     picture.info["icc_profile"] = display(P3)
     seen = read_pictures(picture).pictures[0].image.getpixel((0, 0))
     assert seen == pytest.approx(TRUE, abs=3)
+
+
+def test_a_profile_of_several_megabytes_is_read(tmp_path: Path) -> None:
+    """Measured displays have such ones; the image library refuses a PNG file for them."""
+    long = bytearray(display(P3) + bytes(3_000_000))
+    long[:4] = len(long).to_bytes(4, "big")
+    in_profile(TRUE, display(P3)).save(tmp_path / "measured.png", icc_profile=bytes(long))
+    assert colour_of(tmp_path / "measured.png") == pytest.approx(TRUE, abs=4)

@@ -57,3 +57,25 @@ def test_an_encoder_may_have_rows_to_spare(
 
     reweigh(folder / "text_encoder/model.safetensors", grow)
     BaseModel.load(folder, device="cpu")
+
+
+def test_added_tokens_behind_the_end_of_text_need_the_ends_own_number(
+    folder: Path, edit: Callable[..., None], reweigh: Callable[..., None]
+) -> None:
+    """A text encoder that is told 2 takes the largest number in a prompt for its end."""
+    import torch
+
+    def grow(weights: dict[str, Any]) -> None:
+        name = next(each for each in weights if "token_embedding" in each)
+        weights[name] = torch.cat([weights[name], torch.zeros(1, weights[name].shape[1])])
+        edit(folder / "text_encoder/config.json", vocab_size=len(weights[name]), eos_token_id=2)
+
+    reweigh(folder / "text_encoder/model.safetensors", grow)
+    BaseModel.load(folder, device="cpu")
+    file = folder / "tokenizer/tokenizer.json"
+    content = json.loads(file.read_text())
+    number = 1 + max(each["id"] for each in content["added_tokens"])
+    content["added_tokens"].append(content["added_tokens"][-1] | {"id": number, "content": "<cat>"})
+    file.write_text(json.dumps(content))
+    with pytest.raises(CorruptDataError, match=r'Set "eos_token_id": \d+ in text_encoder'):
+        BaseModel.load(folder, device="cpu")
