@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from train_base import WORK, Training, note
+from train_base import WORK, Training
 
 from cones_registry.demo.drawn_world.judge import Judge, accuracy
 from cones_registry.demo.drawn_world.pictures import SIZE, render
@@ -197,7 +197,7 @@ def main(
     if pictures_a_row:
         line["guidance"] = guidance
         line["judged"] = judged(drawer, pictures_a_row, numbers, guidance=guidance, steps=steps)
-    note(work, line)
+    parts.note(work, line)
     click.echo(str(file))
 
 

@@ -7,18 +7,23 @@ world (``cones_registry.demo.drawn_world``).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from cones_registry.demo.drawn_world.scenes import WORDS
+from cones_registry.demo.drawn_world.pictures import render
+from cones_registry.demo.drawn_world.scenes import WORDS, random_scene
 
 CONTEXT = 36  # tokens of a caption; four things told in full with their scene need all of them
 TEXT_WIDTH = 256  # width of the text encoder = width of what cross-attention reads
@@ -190,9 +195,9 @@ def build_autoencoder() -> AutoencoderTiny:
     """Four resolutions; the encoder only moves and projects, see :func:`write_encoder`."""
     return AutoencoderTiny(
         encoder_block_out_channels=(192,) * 4,
-        decoder_block_out_channels=(64,) * 4,
+        decoder_block_out_channels=(CHANNELS,) * 4,
         num_encoder_blocks=(0, 0, 0, 0),
-        num_decoder_blocks=(2, 2, 1, 0),
+        num_decoder_blocks=(3, 2, 0, 0),
         latent_channels=CHANNELS,
         scaling_factor=1.0,
     )
@@ -225,3 +230,25 @@ def write_encoder(autoencoder: AutoencoderTiny, latents: Latents) -> None:
     order = torch.tensor([channel * 64 + row * 8 + column for channel, row, column in held])
     leave.weight[:, :, 1, 1] = 2 * latents.project[:, order]
     leave.bias.copy_(-latents.project @ (latents.mean + 1))
+
+
+def fit_latents(work: Path) -> Latents:
+    """The latents of this folder, fitted to 1,200 pictures the first time."""
+    file = work / "latents.safetensors"
+    if not file.exists():
+        generator = np.random.default_rng(1)
+        scenes = [random_scene(generator, 1 + at % 4) for at in range(1200)]
+        pictures = to_tensor([render(scene, generator) for scene in scenes])
+        latents = Latents.fit(pictures)
+        error = latents.decode(latents.encode(pictures)) - pictures
+        click.echo(f"latents: RMSE {float(error.square().mean().sqrt()) / 2:.4f} of 1", err=True)
+        save_file(latents.state(), file)
+    return Latents.from_state(load_file(file))
+
+
+def note(work: Path, line: dict[str, object]) -> None:
+    """Add a line to the curve, and say it."""
+    text = json.dumps(line)
+    with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    click.echo(text, err=True)

@@ -2,6 +2,7 @@
 
     python tools/train_base.py text --steps 800      # captions and pictures, contrastively
     python tools/train_base.py unet --minutes 120    # goes on from its last checkpoint
+    python tools/train_base.py decoder --minutes 30  # the autoencoder's; its encoder is exact
     python tools/train_base.py keep                  # small weights into tools/assets/plain-base
     python tools/train_base.py export FOLDER         # a StableDiffusionPipeline folder
 
@@ -21,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -29,20 +30,14 @@ import numpy as np
 import plain_base as parts
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from plain_base_text import train_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPTextModel
 
 from cones_registry.demo.drawn_world.pictures import render
 from cones_registry.demo.drawn_world.scenes import (
-    BACKGROUNDS,
-    DRAWINGS,
-    HELD_OUT,
-    NOUNS,
-    TINTS,
     Scene,
-    Telling,
     caption,
     random_scene,
     random_telling,
@@ -52,178 +47,6 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "plain-base"
 KEPT = Path(__file__).parent / "assets" / "plain-base"
 SAVE_EVERY = 180  # seconds
-
-
-# Text encoder -----------------------------------------------------------------------------------
-
-
-class PictureTower(nn.Module):
-    """The contrastive partner of the text encoder: one vector per position, one per picture."""
-
-    def __init__(self, width: int = 96, size: int = 128) -> None:
-        super().__init__()
-        self.enter = nn.Conv2d(parts.CHANNELS + 2, width, 3, 1, 1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(8, width), nn.Conv2d(width, width, 3, 1, 1), nn.GELU())
-            for _ in range(2)
-        )
-        self.position = nn.Conv2d(width, size, 1)
-        self.whole = nn.Sequential(
-            nn.Conv2d(width, width, 3, 2, 1), nn.GELU(), nn.Flatten(), nn.Linear(16 * width, size)
-        )
-        line = torch.linspace(-1, 1, 8)
-        self.register_buffer("place", torch.stack(torch.meshgrid(line, line, indexing="ij")))
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """``float32 [n, CHANNELS, 8, 8]`` -> unit vectors ``[n, 64, size]`` and ``[n, size]``."""
-        place = self.place.expand(len(latents), -1, -1, -1)
-        hidden = functional.gelu(self.enter(torch.cat([latents, place], 1)))
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        by_position = self.position(hidden).flatten(2).transpose(1, 2)
-        return functional.normalize(by_position, dim=-1), functional.normalize(
-            self.whole(hidden), dim=-1
-        )
-
-
-class Contrast(nn.Module):
-    """Captions against pictures: whole against whole (CLIP), word against position (FILIP)."""
-
-    def __init__(self, text: CLIPTextModel, size: int = 128) -> None:
-        super().__init__()
-        self.text, self.pictures = text, PictureTower(size=size)
-        self.whole = nn.Linear(parts.TEXT_WIDTH, size, bias=False)
-        self.word = nn.Linear(parts.TEXT_WIDTH, size, bias=False)
-        self.scale = nn.Parameter(torch.tensor([2.5, 2.5]))
-
-    def forward(self, ids: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarities of every caption to every picture, ``[n, n]``: whole, and by words."""
-        start, end = ids[0, 0], ids[0, -1]
-        ids = ids[:, : int((ids != end).sum(1).max()) + 1]
-        rows = self.text(ids).last_hidden_state
-        last = rows[torch.arange(len(ids)), (ids == end).int().argmax(1)]
-        by_position, by_picture = self.pictures(latents)
-        scale = self.scale.clamp(max=4.0).exp()
-        whole = scale[0] * functional.normalize(self.whole(last), dim=-1) @ by_picture.T
-        words = functional.normalize(self.word(rows), dim=-1)
-        said = ((ids != start) & (ids != end)).float()
-        best = torch.einsum("ild,jpd->ijlp", words, by_position).amax(-1)
-        return whole, scale[1] * (best * said[:, None]).sum(-1) / said.sum(-1)[:, None]
-
-
-def changed(scene: Scene, generator: np.random.Generator) -> Scene:
-    """A hard negative: the scene with one fact changed, or with two things' facts exchanged."""
-    things = list(scene.things)
-    what = int(generator.integers(4))
-    at = int(generator.integers(len(things)))
-    place, thing = things[at]
-    if what == 0:
-        others = [name for name in BACKGROUNDS if name != scene.background]
-        return Scene(others[int(generator.integers(len(others)))], scene.things)
-    if what == 1 or len(things) == 1:
-        kind = int(generator.integers(3))
-        words: Sequence[str] = (NOUNS, tuple(DRAWINGS), tuple(TINTS))[kind]
-        word = words[int(generator.integers(len(words)))]
-        thing = replace(thing, **{("noun", "drawing", "tint")[kind]: word})
-        things[at] = (place, thing)
-    else:
-        order = generator.permutation(len(things))
-        things = [
-            (
-                things[a][0],
-                things[b][1] if what == 2 else replace(things[a][1], tint=things[b][1].tint),
-            )
-            for a, b in enumerate(order)
-        ]
-    if any(thing in HELD_OUT for _, thing in things):
-        return scene
-    return Scene(scene.background, tuple(things))
-
-
-def contrast_batch(
-    generator: np.random.Generator, groups: int, each: int
-) -> tuple[list[Scene], list[str]]:
-    """``groups`` scenes with ``each - 1`` hard negatives of each, and a caption for all."""
-    scenes: list[Scene] = []
-    captions: list[str] = []
-    for count in generator.choice([1, 2, 3, 4], groups, p=[0.2, 0.25, 0.25, 0.3]):
-        first = random_scene(generator, int(count))
-        full = generator.random() < 0.75  # else what was changed may go unsaid
-        for scene in (first, *(changed(first, generator) for _ in range(each - 1))):
-            scenes.append(scene)
-            telling = Telling.full(len(scene.things)) if full else None
-            captions.append(caption(scene, telling or random_telling(generator, len(scene.things))))
-    return scenes, captions
-
-
-def train_text(
-    work: Path, steps: int, *, groups: int = 8, each: int = 4, rate: float = 1e-3
-) -> None:
-    """Fit the latents, train the text encoder, keep both in ``work``; goes on where it was."""
-    torch.manual_seed(0)
-    generator = np.random.default_rng()
-    latents = fit_latents(work)
-    tokenizer = parts.build_tokenizer()
-    tokens = parts.CaptionTokens(tokenizer)
-    model = Contrast(parts.build_text_encoder(tokenizer))
-    if (work / "contrast.safetensors").exists():
-        model.load_state_dict(load_file(work / "contrast.safetensors"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-3, fused=True)
-    began, seen = time.time(), []
-    for step in range(1, steps + 1):
-        level = 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, step / 50) * (0.05 + 0.95 * level)
-        scenes, captions = contrast_batch(generator, groups, each)
-        code = latents.encode(parts.to_tensor([render(scene, generator) for scene in scenes]))
-        similarities = model(tokens(captions), code)
-        target = torch.arange(len(scenes))
-        loss = sum(
-            functional.cross_entropy(matrix, target) + functional.cross_entropy(matrix.T, target)
-            for matrix in similarities
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        right = [float((matrix.argmax(1) == target).float().mean()) for matrix in similarities]
-        seen.append((float(loss.detach()), *right))
-        if step % 50 == 0:
-            mean = np.mean(seen[-50:], 0)
-            line = {"stage": "text", "step": step, "seconds": round(time.time() - began)}
-            line |= dict(zip(("loss", "whole", "words"), mean.round(3).tolist(), strict=True))
-            note(work, line)
-        if step % 300 == 0 or step == steps:
-            save_file(
-                {name: value.contiguous() for name, value in model.text.state_dict().items()},
-                work / "text.safetensors",
-            )
-            save_file(
-                {k: v.contiguous() for k, v in model.state_dict().items()},
-                work / "contrast.safetensors",
-            )
-
-
-def fit_latents(work: Path) -> parts.Latents:
-    """The latents of this folder, fitted to 1,200 pictures the first time."""
-    file = work / "latents.safetensors"
-    if not file.exists():
-        generator = np.random.default_rng(1)
-        scenes = [random_scene(generator, 1 + at % 4) for at in range(1200)]
-        pictures = parts.to_tensor([render(scene, generator) for scene in scenes])
-        latents = parts.Latents.fit(pictures)
-        error = latents.decode(latents.encode(pictures)) - pictures
-        click.echo(f"latents: RMSE {float(error.square().mean().sqrt()) / 2:.4f} of 1", err=True)
-        save_file(latents.state(), file)
-    return parts.Latents.from_state(load_file(file))
-
-
-def note(work: Path, line: dict[str, object]) -> None:
-    """Add a line to the curve, and say it."""
-    text = json.dumps(line)
-    with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-    click.echo(text, err=True)
 
 
 # U-Net ------------------------------------------------------------------------------------------
@@ -340,7 +163,7 @@ class Training:
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
         )
-        training = cls(text, unet, fit_latents(work), [], optimizer)
+        training = cls(text, unet, parts.fit_latents(work), [], optimizer)
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             unet.load_state_dict(state["unet"])
@@ -384,7 +207,7 @@ def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = 
     weights = list(unet.parameters())
     denoise = torch.compile(unet) if compiled else unet
     recipe = Recipe.read(work)
-    note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
+    parts.note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
     bank = Bank(training.latents, generator, 12_000)
     bank.renew(recipe.shares, 3_000)
     began = saved = time.time()
@@ -422,14 +245,64 @@ def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = 
         if training.steps % 50 == 0:
             line = {"stage": "unet", "step": training.steps, "seconds": round(training.seconds)}
             mean = np.nanmean(seen[-50:], 0).round(4).tolist()
-            note(work, line | dict(zip(("placing", "deciding", "refining"), mean, strict=True)))
+            parts.note(
+                work, line | dict(zip(("placing", "deciding", "refining"), mean, strict=True))
+            )
             if (changed_recipe := Recipe.read(work)) != recipe:
                 recipe = changed_recipe
-                note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
+                parts.note(
+                    work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)}
+                )
         if time.time() - saved > SAVE_EVERY:
             training.save(work)
             saved = time.time()
     training.save(work)
+
+
+# Decoder ----------------------------------------------------------------------------------------
+
+
+def train_decoder(work: Path, minutes: float, *, batch: int = 8, rate: float = 2e-3) -> None:
+    """Train the autoencoder's decoder on latents with a little noise, as generated ones have."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng()
+    latents = parts.fit_latents(work)
+    autoencoder = parts.build_autoencoder()
+    decoder = autoencoder.decoder
+    if (work / "decoder.safetensors").exists():
+        decoder.load_state_dict(load_file(work / "decoder.safetensors"))
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=rate, betas=(0.9, 0.99), fused=True)
+    began = saved = time.time()
+    step, seen = 0, []
+    while (part := (time.time() - began) / 60 / minutes) < 1:
+        for group in optimizer.param_groups:
+            level = 0.5 * (1 + math.cos(math.pi * part))
+            group["lr"] = rate * min(1, (step + 1) / 50) * (0.01 + 0.99 * level)
+        scenes = [random_scene(generator, int(n)) for n in generator.integers(1, 5, batch)]
+        pictures = parts.to_tensor([render(scene, generator) for scene in scenes])
+        code = latents.encode(pictures)
+        code = code + 0.2 * torch.rand(batch, 1, 1, 1) * torch.randn_like(code)
+        off = autoencoder.decode(code).sample - pictures
+        loss = off.abs().mean() + off.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        with torch.no_grad():
+            seen.append(
+                (float(off.abs().mean()), float((latents.decode(code) - pictures).abs().mean()))
+            )
+        if step % 100 == 0:
+            line = {"stage": "decoder", "step": step, "seconds": round(time.time() - began)}
+            mean = np.mean(seen[-100:], 0).round(4).tolist()
+            parts.note(
+                work, line | dict(zip(("error", "error of the linear one"), mean, strict=True))
+            )
+        if time.time() - saved > SAVE_EVERY:
+            save_file(decoder.state_dict(), work / "decoder.safetensors")
+            saved = time.time()
+    save_file(decoder.state_dict(), work / "decoder.safetensors")
 
 
 # Weights that are kept, and the folder ----------------------------------------------------------
@@ -441,6 +314,9 @@ def keep(work: Path) -> None:
     tensors = {f"unet.{name}": value.half() for name, value in training.averaged().items()}
     tensors |= {f"text.{name}": value.half() for name, value in training.text.state_dict().items()}
     tensors |= {f"latents.{name}": value for name, value in training.latents.state().items()}
+    if (work / "decoder.safetensors").exists():
+        decoder = load_file(work / "decoder.safetensors")
+        tensors |= {f"decoder.{name}": value.half() for name, value in decoder.items()}
     KEPT.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.contiguous() for name, value in tensors.items()}, KEPT / "weights.safetensors"
@@ -458,13 +334,14 @@ def keep(work: Path) -> None:
 def unpack(kept: Path, work: Path) -> None:
     """Put kept weights into an empty work folder, as if they had been trained there."""
     tensors = load_file(kept)
-    for part in ("unet", "text", "latents"):
+    for part in ("unet", "text", "latents", "decoder"):
         named = {
             name.removeprefix(f"{part}."): value.float() if value.is_floating_point() else value
             for name, value in tensors.items()
             if name.startswith(f"{part}.")
         }
-        save_file(named, work / f"{part}.safetensors")
+        if named:
+            save_file(named, work / f"{part}.safetensors")
     record = json.loads((kept.parent / "training.json").read_text(encoding="utf-8"))
     (work / "training.json").write_text(json.dumps(record), encoding="utf-8")
     (work / "recipe.json").write_text(json.dumps(record["recipe"], indent=1), encoding="utf-8")
@@ -515,7 +392,7 @@ def text_command(work: Path, steps: int) -> None:
 
 @main.command("unet")
 @click.option("--minutes", default=120.0, show_default=True)
-@click.option("--batch", default=32, show_default=True)
+@click.option("--batch", default=24, show_default=True)
 @click.option(
     "--compiled/--plain", default=True, help="Compiling takes minutes and pays in an hour."
 )
@@ -523,6 +400,14 @@ def text_command(work: Path, steps: int) -> None:
 def unet_command(work: Path, minutes: float, batch: int, compiled: bool) -> None:
     """Train the U-Net; goes on where it was."""
     train_unet(work, minutes, batch=batch, compiled=compiled)
+
+
+@main.command("decoder")
+@click.option("--minutes", default=30.0, show_default=True)
+@click.pass_obj
+def decoder_command(work: Path, minutes: float) -> None:
+    """Train the autoencoder's decoder."""
+    train_decoder(work, minutes)
 
 
 @main.command("keep")

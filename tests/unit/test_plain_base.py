@@ -69,3 +69,26 @@ def test_the_autoencoder_encodes_as_the_latents_do(parts: ModuleType, shown: tor
     with torch.no_grad():
         found = autoencoder.encode(shown[:4]).latents
     assert torch.allclose(found, latents.encode(shown[:4]), atol=1e-4)
+
+
+def test_training_goes_on_from_the_kept_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    training = importlib.import_module("train_base")
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr(training, "KEPT", tmp_path / "kept")
+    first.mkdir()
+    text = training.parts.build_text_encoder(training.parts.build_tokenizer())
+    training.save_file(text.state_dict(), first / "text.safetensors")
+    training.parts.note(first, {"stage": "text"})
+    begun = training.Training.start(first)
+    begun.steps, begun.seconds = 7, 70.0
+    begun.save(first)
+    training.keep(first)
+    gone_on = training.Training.start(second)
+    assert (gone_on.steps, gone_on.seconds) == (7, 70.0)
+    assert training.Recipe.read(second) == training.Recipe.read(first)
+    assert (second / "curve.jsonl").read_bytes() == (first / "curve.jsonl").read_bytes()
+    for name, value in begun.averaged().items():
+        assert torch.equal(gone_on.averaged()[name], value.half().float())
