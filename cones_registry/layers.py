@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cones_registry.digest import Digest, quote, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
+from cones_registry.families import refusal_of, text_layers
 
 MAX_LAYERS: Final = 4096
 MAX_NAME_LENGTH: Final = 300
@@ -25,12 +26,10 @@ MAX_NEURONS: Final = 2**31
 """Six times SDXL; a bitmap over this many neurons takes 256 MiB."""
 WORD_BITS: Final = 64
 
-_SUFFIXES: Final = (".attn2.to_k.weight", ".attn2.to_v.weight")
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One cross-attention `to_k` or `to_v` weight, float [rows = out, cols = in].
+    """One weight that projects text to K or V, float [rows = out, cols = in].
 
     Raises:
         UsageError: the name is empty, too long or not printable, or the shape is not positive or
@@ -72,15 +71,19 @@ class Layer:
 
     @property
     def kind(self) -> Literal["k", "v"]:
-        """`"k"` for a `to_k` weight, `"v"` for a `to_v` weight; `UsageError` for any other name."""
+        """`"k"` for a weight that gives K, `"v"` for one that gives V.
+
+        Raises:
+            UsageError: the name says neither.
+        """
         parts = self.name.split(".")
-        if "to_k" in parts:
+        if "to_k" in parts or "add_k_proj" in parts:
             return "k"
-        if "to_v" in parts:
+        if "to_v" in parts or "add_v_proj" in parts:
             return "v"
         raise UsageError(
             f"layer {self.name!r} is neither a key nor a value weight: "
-            "expected 'to_k' or 'to_v' in its name"
+            "expected 'to_k', 'to_v', 'add_k_proj' or 'add_v_proj' in its name"
         )
 
 
@@ -125,30 +128,40 @@ class LayerTable:
 
     @classmethod
     def from_unet(cls, unet: Any) -> "LayerTable":
-        """Table of a denoiser's cross-attention `to_k` and `to_v` weights, in state-dict order.
+        """Table of a denoiser's weights that project text to K and V, in state-dict order.
 
-        Works on any diffusers U-Net and on transformers that name their cross-attention `attn2`
-        (PixArt), also on the meta device: only names and shapes are read. A state dict or any other
-        mapping of name to something with a `.shape` does as well.
+        Works on any diffusers U-Net and on the transformers of `families.FAMILIES`, also on the
+        meta device: only names and shapes are read. A state dict or any other mapping of name to
+        something with a `.shape` does as well.
 
-        Where the model has a `config.cross_attention_dim`, a layer counts only if its input has
-        that width: an `attn2` that attends to the image (`double_self_attention`) is left out.
+        Where the model has a `config.cross_attention_dim`, a layer called `attn2` counts only if
+        its input has that width: one that attends to the image (`double_self_attention`) is left
+        out.
 
         Raises:
-            UsageError: nothing that looks like a denoiser, or one without cross-attention.
+            UsageError: nothing that looks like a denoiser, one whose text is not known to be
+                projected apart, or one of a family that is refused.
         """
+        named = dict(_named_shapes(unet))
+        unet = getattr(unet, "_orig_mod", unet)
+        kind = type(unet).__name__
+        refusal = refusal_of(kind)
+        if refusal is not None:
+            raise UsageError(f"{refusal}. schema/models.md lists the models that are supported")
         widths = _cross_attention_widths(unet)
+        layers = text_layers(kind, named)
         shapes: dict[str, tuple[int, int]] = {}
-        for name, shape in _named_shapes(unet):
-            if name.endswith(_SUFFIXES) and len(shape) == 2:
-                rows, cols = shape
-                if not widths or cols in widths:
-                    shapes[name] = (rows, cols)
+        for name, shape in named.items():
+            if len(shape) != 2 or not any(each.kind_of(name) for each in layers):
+                continue
+            if not widths or shape[1] in widths:
+                shapes[name] = (shape[0], shape[1])
         if not shapes:
             raise UsageError(
-                f"{type(unet).__name__} has no cross-attention: expected weights named "
-                "'…attn2.to_k.weight' and '…attn2.to_v.weight'. Give the U-Net (or the PixArt "
-                "transformer) of a text-to-image pipeline, without LoRA layers attached"
+                f"{kind} has no cross-attention that is known here: expected weights named "
+                "'…attn2.to_k.weight' and '…attn2.to_v.weight', or '…attn.add_k_proj.weight'. Give "
+                "the U-Net or the transformer of a text-to-image pipeline, without LoRA layers "
+                "attached"
             )
         return cls.from_shapes(shapes)
 

@@ -15,7 +15,7 @@ from generation_measure import Clock, Rows, median, peak_memory, resident, secon
 from generation_models import Bench
 
 from cones_registry import BaseModel, Generator, Request, shut
-from cones_registry.attention import MaskedPart, RequestParts, plan_rows, project_rows
+from cones_registry.attention import MaskedPart, RequestParts, plan_rows, project_text
 from cones_registry.generation.parts import branches
 from cones_registry.generation.view import PlannedModel
 
@@ -52,7 +52,8 @@ def _time_of_step(bench: Bench, requests: list[Request], rows: Rows) -> float:
             stock = seconds(lambda: base.denoiser(noise, 500, encoder_hidden_states=text))
             ours = seconds(lambda: served(noise, 500, encoder_hidden_states=text))
             pairs.append((ours, stock))
-        kept = project_rows(base.denoiser, text).byte_count / 2**20
+        rows_of_text = project_text(base.denoiser, text).values()
+        kept = sum(each.numel() * each.element_size() for each in rows_of_text) / 2**20
     ours, stock = (statistics.median(column) for column in zip(*pairs, strict=True))
     what = f"batch of {bench.batch} with guidance"
     rows.note(f"stock: seconds a step, {what}, no concept", stock)
@@ -111,7 +112,7 @@ def switch(bench: Bench) -> Rows:
     def key_values(*parts: MaskedPart) -> None:
         edits = plan_rows([RequestParts(), RequestParts(parts)], bench.text_rows)
         with torch.no_grad():
-            project_rows(base.denoiser, text, edits)
+            project_text(base.denoiser, text, edits)
 
     def in_place() -> None:
         for part in composition.parts:

@@ -20,7 +20,7 @@ from measured import conditions, keep, said
 from PIL import Image
 
 from cones_registry import BaseModel, ConceptMask, Extractor, Generator
-from cones_registry.attention import project_rows, serve
+from cones_registry.attention import edited
 from cones_registry.demo import world
 from cones_registry.demo.judge import Judge
 from cones_registry.demo.learn import companions, learn
@@ -47,7 +47,7 @@ def ordinary_harm(base: BaseModel, batches: int = 12) -> dict[str, np.ndarray]:
         timesteps = schedule.stratified(len(scenes), noises, towards_noise=1.0)
         noise = torch.randn(clean.shape, generator=noises)
         leaf = weights.values.detach().requires_grad_()
-        unet = serve(base.denoiser, project_rows(base.denoiser, rows, [weights.edit(leaf, None)]))
+        unet = edited(base.denoiser, [weights.edit(leaf, None)])
         noisy = schedule.noisy(clean, noise, timesteps)
         predicted = unet(noisy, timesteps, encoder_hidden_states=rows).sample
         loss = (predicted - schedule.target(clean, noise, timesteps)).square().mean()

@@ -1,21 +1,21 @@
 """Masked K/V rows: the one implementation that extraction and generation share.
 
-Cross-attention K and V depend on the text embeddings alone, not on the timestep and not on the
-latents, and they are rows, one per token. So a mask ``M`` is applied by computing
-``K = (W_K ∘ M) e`` and ``V = (W_V ∘ M) e`` once, for all rows or for some, and by serving those
-rows at every denoising step. The base weights are never written, so any number of masks, in one
-batch or from several threads, share one model.
+A mask ``M`` acts at *rows*, one per token of the text: there ``K = (W_K ∘ M) e`` and
+``V = (W_V ∘ M) e``, everywhere else the base model's own. Only the projections of the text know of
+it, and only while a call brings edits with it, so the base weights are never written: any number
+of masks, in one batch or from several threads, share one model. Where K and V depend on the text
+alone (cross-attention) they are computed once a picture; where the text changes at every step
+(joint attention) the few masked rows are projected again each time.
 
-Three calls, bottom up::
+From bottom up::
 
-    rows = project_rows(unet, embeddings, [RowEdit(weights, rows=which)])   # K, V of every layer
-    predict = serve(unet, rows)                                             # a callable like unet
+    predict = edited(unet, [RowEdit(weights, rows=which)])                  # a callable like unet
     noise = predict(latents, timestep, encoder_hidden_states=embeddings).sample
 
 ``weights(name, W) -> W'`` gives the weight to use instead of ``W`` ([out, in], the layer's own
 parameter) for the layer called ``name`` in the layer table (``"….attn2.to_k.weight"``). Return
 ``W`` itself to leave a layer alone. ``which`` is bool [B, T] (True: this row of this batch entry
-uses W') or None for every row.
+uses W') or None for every row of the text.
 
 Everything is differentiable, so learning needs nothing else. Freeze the model
 (``unet.requires_grad_(False)``) and gradients exist for K/V alone, through what ``weights`` uses:
@@ -29,8 +29,7 @@ Everything is differentiable, so learning needs nothing else. Freeze the model
 
       ones = {layer.name: torch.ones(layer.rows, layer.cols, requires_grad=True)
               for layer in table.layers}
-      rows = project_rows(unet, embeddings, [RowEdit(lambda name, W: W * ones[name])])
-      loss(serve(unet, rows)(...)).backward()
+      loss(edited(unet, [RowEdit(lambda name, W: W * ones[name])])(...)).backward()
       score = ones[name].grad                                              # θ · ∂L/∂θ, [out, in]
 
 * plain gradients ∂L/∂W (fine-tuning): let ``weights`` return ``leaf[name]``, a detached copy of
@@ -44,10 +43,15 @@ maps:`` notes where in the picture each row is attended to.
 """
 
 from cones_registry.attention.maps import AttentionMaps, record_maps
-from cones_registry.attention.modules import CrossAttention, cross_attentions, unservable_reason
+from cones_registry.attention.modules import (
+    TextAttention,
+    is_cached,
+    text_attentions,
+    unservable_reason,
+)
 from cones_registry.attention.plan import MaskedPart, RequestParts, plan_rows
-from cones_registry.attention.rows import KVRows, RowEdit, project_rows
-from cones_registry.attention.serving import ServedModel, serve
+from cones_registry.attention.projecting import EditedModel, edited, project_text
+from cones_registry.attention.rows import RowEdit
 from cones_registry.attention.shutting import shut
 from cones_registry.attention.subject_rows import (
     ROW_CHOICES,
@@ -63,25 +67,25 @@ from cones_registry.attention.weights import check_table, mask_weights
 __all__ = [
     "ROW_CHOICES",
     "AttentionMaps",
-    "CrossAttention",
-    "KVRows",
+    "EditedModel",
     "MaskedPart",
     "Phrase",
     "RequestParts",
     "RowChoice",
     "RowEdit",
-    "ServedModel",
+    "TextAttention",
     "check_table",
-    "cross_attentions",
+    "edited",
     "find_phrases",
+    "is_cached",
     "mask_weights",
     "names_token",
     "plan_rows",
-    "project_rows",
+    "project_text",
     "record_maps",
     "row_count",
-    "serve",
     "shut",
     "subject_rows",
+    "text_attentions",
     "unservable_reason",
 ]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from cones_registry.attention.modules import CrossAttention, cross_attentions
+from cones_registry.attention.modules import TextAttention, text_attentions
 from cones_registry.errors import UsageError
 
 
@@ -87,7 +87,7 @@ def record_maps(unet: Any) -> Iterator[AttentionMaps]:
     """
     maps, thread = AttentionMaps(), threading.get_ident()
     hooks = []
-    for block in cross_attentions(unet):
+    for block in text_attentions(unet):
 
         def hook(
             module: Any, given: tuple[Any, ...], named: Mapping[str, Any], block: Any = block
@@ -105,7 +105,7 @@ def record_maps(unet: Any) -> Iterator[AttentionMaps]:
 
 @torch.no_grad()
 def _probabilities(
-    block: CrossAttention, module: Any, given: tuple[Any, ...], named: Mapping[str, Any]
+    block: TextAttention, module: Any, given: tuple[Any, ...], named: Mapping[str, Any]
 ) -> torch.Tensor:
     """softmax(Q Kᵀ / √d) of one call, as its processor computes it: [B, heads, pixels, T]."""
     hidden = given[0] if given else named["hidden_states"]
@@ -114,13 +114,9 @@ def _probabilities(
         hidden = hidden.flatten(2).transpose(1, 2)
     if module.group_norm is not None:
         hidden = module.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-    served = named.get("kv_rows")
-    if served is not None:
-        key = served[block.path][0]
-    else:
-        if module.norm_cross:
-            text = module.norm_encoder_hidden_states(text)
-        key = module.to_k(text)
+    if module.norm_cross:
+        text = module.norm_encoder_hidden_states(text)
+    key = module.to_k(text)  # with the rows that edits change, where some act
     query = _heads(module.to_q(hidden), module.heads)
     key = _heads(key, module.heads)
     if module.norm_q is not None:

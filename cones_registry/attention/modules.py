@@ -1,4 +1,4 @@
-"""The cross-attention modules of a denoiser, found by the layer table's names."""
+"""The attention modules of a denoiser that project its text, found by the layer table's names."""
 
 from __future__ import annotations
 
@@ -9,45 +9,69 @@ from weakref import WeakKeyDictionary
 import torch
 
 from cones_registry.errors import UsageError
+from cones_registry.families import family_of, text_layers
 from cones_registry.layers import LayerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KEY_SUFFIX = ".to_k.weight"
-_VALUE_SUFFIX = ".to_v.weight"
-# Processors that ask the module for K and V exactly once each and do nothing else with the text.
+# Processors that ask the module for K and V of the text once each, through the projections' own
+# ``forward``, and do with them what no mask has to know of.
 SERVABLE_PROCESSORS = (
     "AttnProcessor",
     "AttnProcessor2_0",
+    "CosmosAttnProcessor2_0",
+    "Flux2AttnProcessor",
+    "FluxAttnProcessor",
+    "HunyuanAttnProcessor2_0",
+    "JointAttnProcessor2_0",
+    "LTXVideoAttnProcessor",
+    "LuminaAttnProcessor2_0",
+    "QwenDoubleStreamAttnProcessor2_0",
+    "SanaAttnProcessor2_0",
     "SlicedAttnProcessor",
+    "WanAttnProcessor",
     "XFormersAttnProcessor",
 )
 
 
 @dataclass(frozen=True)
-class CrossAttention:
-    """One cross-attention block.
+class TextAttention:
+    """One attention block whose K and V project text.
 
     path: module path in the denoiser, ``down_blocks.0.attentions.0.transformer_blocks.0.attn2``.
-    module: the diffusers ``Attention``; ``to_k`` and ``to_v`` are its projections.
+    module: the diffusers attention module. key_name, value_name: its two weights' names in the
+    layer table. text_first: its projections read the text's rows and then the picture's.
     """
 
     path: str
     module: Any
+    key_name: str
+    value_name: str
+    text_first: bool = False
 
     @property
-    def key_name(self) -> str:
-        """Name of the K weight in the layer table."""
-        return self.path + _KEY_SUFFIX
+    def key(self) -> Any:
+        """The linear layer that gives K of the text."""
+        return self.module.get_submodule(_projection(self.key_name))
 
     @property
-    def value_name(self) -> str:
-        """Name of the V weight in the layer table."""
-        return self.path + _VALUE_SUFFIX
+    def value(self) -> Any:
+        """The linear layer that gives V of the text."""
+        return self.module.get_submodule(_projection(self.value_name))
+
+    @property
+    def projections(self) -> tuple[tuple[str, Any], tuple[str, Any]]:
+        """K's and V's name in the layer table, each with its linear layer."""
+        return (self.key_name, self.key), (self.value_name, self.value)
 
 
-_FOUND: WeakKeyDictionary[torch.nn.Module, tuple[LayerTable, tuple[CrossAttention, ...]]] = (
+def _projection(name: str) -> str:
+    """``….attn2.to_k.weight`` -> ``to_k``."""
+    return name.split(".")[-2]
+
+
+_FOUND: WeakKeyDictionary[torch.nn.Module, tuple[LayerTable, tuple[TextAttention, ...]]] = (
     WeakKeyDictionary()
 )
 
@@ -61,7 +85,7 @@ def original(unet: Any) -> Any:
         unet = inner
 
 
-def _find(unet: Any) -> tuple[LayerTable, tuple[CrossAttention, ...]]:
+def _find(unet: Any) -> tuple[LayerTable, tuple[TextAttention, ...]]:
     module = original(unet)
     found = _FOUND.get(module)
     if found is None:
@@ -71,22 +95,25 @@ def _find(unet: Any) -> tuple[LayerTable, tuple[CrossAttention, ...]]:
     return found
 
 
-def _blocks(module: Any, table: LayerTable) -> Iterator[CrossAttention]:
+def _blocks(module: Any, table: LayerTable) -> Iterator[TextAttention]:
     names = set(table.names)
+    layers = text_layers(type(module).__name__, table.names)
     for name in table.names:
-        if not name.endswith(_KEY_SUFFIX):
+        if table.layer(name).kind != "k":
             continue
-        path = name.removesuffix(_KEY_SUFFIX)
-        if path + _VALUE_SUFFIX not in names:
+        path, projection = name.removesuffix(".weight").rsplit(".", 1)
+        other = f"{path}.{projection.replace('_k', '_v')}.weight"
+        if other not in names:
             raise UsageError(
-                f"layer table has {name!r} but not {path + _VALUE_SUFFIX!r}. K and V of one block "
-                "belong together; load the whole denoiser"
+                f"layer table has {name!r} but not {other!r}. K and V of one block belong "
+                "together; load the whole denoiser"
             )
-        yield CrossAttention(path, module.get_submodule(path))
+        first = any(each.text_first for each in layers if each.kind_of(name))
+        yield TextAttention(path, module.get_submodule(path), name, other, first)
 
 
-def cross_attentions(unet: Any) -> tuple[CrossAttention, ...]:
-    """The cross-attention blocks of ``unet`` in the order of its layer table (found once)."""
+def text_attentions(unet: Any) -> tuple[TextAttention, ...]:
+    """The blocks of ``unet`` that project text, in the order of its layer table (found once)."""
     return _find(unet)[1]
 
 
@@ -95,8 +122,14 @@ def layer_table(unet: Any) -> LayerTable:
     return _find(unet)[0]
 
 
+def is_cached(unet: Any) -> bool:
+    """Whether K and V of the text are known to depend on the text alone: they can be kept."""
+    family = family_of(type(original(unet)).__name__)
+    return family is not None and family.way == "cached"
+
+
 def unservable_reason(unet: Any) -> str | None:
-    """Why K and V of this denoiser cannot be computed ahead and served, or None if they can.
+    """Why rows of K and V cannot be edited in this denoiser, or None if they can.
 
     What cannot be served can still be drawn with ``shut`` in place.
     """
@@ -104,19 +137,32 @@ def unservable_reason(unet: Any) -> str | None:
     kind = getattr(getattr(module, "config", None), "encoder_hid_dim_type", None)
     if kind not in (None, "text_proj"):
         return f"its text is joined with images (encoder_hid_dim_type {kind!r})"
-    for block in cross_attentions(module):
-        if getattr(block.module, "added_kv_proj_dim", None) is not None:
-            return f"{block.path} joins text K/V with K/V of the picture"
-        if hasattr(getattr(block.module, "to_k", None), "base_layer"):
-            return f"{block.path} has LoRA layers attached (undo with unload_lora_weights())"
-        if not hasattr(block.module, "to_k") or getattr(block.module.to_k, "weight", None) is None:
-            return f"{block.path} has no plain to_k projection"
-        if block.module.to_k.weight.is_meta:
-            return f"{block.path} has its weights offloaded (use model offload, or none)"
-        if getattr(block.module, "fused_projections", False):
-            return f"{block.path} has fused K/V projections (undo with unfuse_qkv_projections())"
-        processor = getattr(block.module, "processor", None)
-        processor = getattr(processor, "served_by_cones", processor)
-        if type(processor).__name__ not in SERVABLE_PROCESSORS:
-            return f"{block.path} uses the attention processor {type(processor).__name__}"
+    for block in text_attentions(module):
+        reason = _block_reason(block)
+        if reason is not None:
+            return f"{block.path} {reason}"
     return None
+
+
+def _block_reason(block: TextAttention) -> str | None:
+    attention = block.module
+    if block.path.endswith("attn2") and getattr(attention, "added_kv_proj_dim", None) is not None:
+        return "joins text K/V with K/V of a picture"
+    for _, layer in block.projections:
+        if hasattr(layer, "base_layer"):
+            return "has LoRA layers attached (undo with unload_lora_weights())"
+        if getattr(layer, "weight", None) is None or not _is_stock(layer):
+            return f"has no plain {_projection(block.key_name)} projection"
+        if layer.weight.is_meta or "forward" in vars(layer):
+            return "has its weights offloaded (use model offload, or none)"
+    if getattr(attention, "fused_projections", False):
+        return "has fused K/V projections (undo with unfuse_qkv_projections())"
+    processor = getattr(attention, "processor", None)
+    if type(processor).__name__ not in SERVABLE_PROCESSORS:
+        return f"uses the attention processor {type(processor).__name__}"
+    return None
+
+
+def _is_stock(layer: Any) -> bool:
+    """Whether this is torch's own linear layer, with or without edits: no quantised weights."""
+    return type(layer) is torch.nn.Linear or type(layer).__name__ == "EditedProjection"

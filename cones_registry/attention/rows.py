@@ -1,16 +1,14 @@
-"""K and V of every cross-attention layer for given text, computed once."""
+"""K or V of one layer, with other weights at some rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
-from cones_registry.attention.modules import CrossAttention, cross_attentions, original
 from cones_registry.attention.weights import MaskedWeights, WeightTransform
 from cones_registry.errors import UsageError
 
@@ -28,90 +26,125 @@ class RowEdit:
 
 
 @dataclass(frozen=True)
-class KVRows:
-    """What is served: for each cross-attention path its K and V, each [B, T, out]."""
-
-    tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-
-    @property
-    def batch(self) -> int:
-        """Number of batch entries B (conditional and unconditional ones counted apart)."""
-        return next(iter(self.tensors.values()))[0].shape[0]
-
-    @property
-    def byte_count(self) -> int:
-        """Memory of all K and V in bytes."""
-        return sum(
-            part.numel() * part.element_size() for pair in self.tensors.values() for part in pair
-        )
-
-
-@dataclass(frozen=True)
 class _FlatEdit:
-    """A RowEdit whose rows are flat indices int64 [n] into B·T (None: all)."""
+    """A RowEdit whose rows are flat indices int64 [n] into B·S (None: all)."""
 
     weights: WeightTransform
     index: torch.Tensor | None
 
 
-def text_states(
-    unet: Any, embeddings: torch.Tensor, added_cond_kwargs: Mapping[str, Any] | None = None
-) -> torch.Tensor:
-    """What the cross-attention layers read: embeddings after the model's own text projection.
+@dataclass(frozen=True)
+class _Places:
+    """Where the edits act in inputs of one shape; whole: every row belongs to some edit."""
 
-    [B, T, D] -> [B, T, D']. U-Nets may have ``encoder_hid_proj``, PixArt ``caption_projection``.
+    edits: tuple[_FlatEdit, ...]
+    whole: bool
+
+
+_PlaceKey = tuple[int, int, bool, str]  # batch, rows of the input, text_first, device
+
+
+class RowEdits:
+    """Edits of one batch. The text may stand alone in a layer's input, or before other rows.
+
+    once: keep K and V of each layer from its first call on. text_length: T, rows of the text.
     """
-    module = original(unet)
-    if hasattr(module, "process_encoder_hidden_states"):
-        return module.process_encoder_hidden_states(  # type: ignore[no-any-return]
-            encoder_hidden_states=embeddings, added_cond_kwargs=added_cond_kwargs
+
+    def __init__(self, edits: Sequence[RowEdit], *, once: bool = False) -> None:
+        self._edits = tuple(edits)
+        self.once = once
+        self.text_length: int | None = None
+        for edit in self._edits:
+            if edit.rows is not None and (edit.rows.ndim != 2 or edit.rows.dtype != torch.bool):
+                raise UsageError(
+                    f"rows are {edit.rows.dtype} {tuple(edit.rows.shape)}, expected torch.bool "
+                    "[batch, tokens]"
+                )
+        self._places: dict[_PlaceKey, _Places] = {}
+        self._kept: dict[str, torch.Tensor] = {}
+
+    @property
+    def byte_count(self) -> int:
+        """Memory of all kept K and V in bytes."""
+        return sum(each.numel() * each.element_size() for each in self._kept.values())
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Layer name -> its K or V [B, T, out], of layers that were called with ``once``."""
+        return dict(self._kept)
+
+    def project(
+        self,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        name: str,
+        *,
+        text_first: bool = False,
+    ) -> torch.Tensor:
+        """K or V [B, S, out] of inputs [B, S, in] of the layer called ``name``."""
+        if not self.once:
+            return self._project(inputs, weight, bias, name, text_first)
+        kept = self._kept.get(name)
+        if kept is None or kept.shape[:-1] != inputs.shape[:-1]:
+            kept = self._project(inputs, weight, bias, name, text_first)
+            self._kept[name] = kept
+        return kept
+
+    def _project(
+        self,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        name: str,
+        text_first: bool,
+    ) -> torch.Tensor:
+        if not self._edits:
+            return linear(inputs, weight, bias)
+        if inputs.ndim != 3:
+            raise UsageError(
+                f"{name} reads {tuple(inputs.shape)}, expected [batch, tokens, dimension]"
+            )
+        places = self._places_in(inputs, name, text_first)
+        return _with_edits(inputs, weight, bias, name, places)
+
+    def _places_in(self, inputs: torch.Tensor, name: str, text_first: bool) -> _Places:
+        batch, length = inputs.shape[:2]
+        key = (batch, length, text_first, str(inputs.device))
+        places = self._places.get(key)
+        if places is None:
+            flat = [self._flatten(edit, inputs, name, text_first) for edit in self._edits]
+            everywhere = [number for number, edit in enumerate(flat) if edit.index is None]
+            flat = flat[everywhere[-1] :] if everywhere else flat  # no row is left of earlier ones
+            places = _Places(tuple(flat), _cover_all(flat, batch * length))
+            self._places[key] = places
+        return places
+
+    def _flatten(
+        self, edit: RowEdit, inputs: torch.Tensor, name: str, text_first: bool
+    ) -> _FlatEdit:
+        batch, length = inputs.shape[:2]
+        rows = edit.rows
+        if rows is None:
+            if not text_first:
+                return _FlatEdit(edit.weights, None)
+            if self.text_length is None:
+                raise UsageError(
+                    f"{name} reads text before other rows; say which rows are the text's: give the "
+                    "edit's rows, or call the model with encoder_hidden_states by name"
+                )
+            rows = torch.ones(batch, self.text_length, dtype=torch.bool)
+        fits = rows.shape[0] == batch and (
+            rows.shape[1] <= length if text_first else rows.shape[1] == length
         )
-    projection = getattr(module, "caption_projection", None)
-    if projection is None:
-        return embeddings
-    states: torch.Tensor = projection(embeddings)
-    return states.view(embeddings.shape[0], -1, states.shape[-1])
-
-
-def project_rows(
-    unet: Any,
-    embeddings: torch.Tensor,
-    edits: Sequence[RowEdit] = (),
-    *,
-    added_cond_kwargs: Mapping[str, Any] | None = None,
-) -> KVRows:
-    """Compute K and V of every cross-attention layer, with other weights at the edited rows.
-
-    embeddings: [B, T, D] as given to the denoiser (``encoder_hidden_states``).
-    edits: see ``RowEdit``. Rows of no edit are bit-equal to what the plain model computes.
-    Differentiable with respect to whatever ``weights`` and ``embeddings`` depend on.
-    Raises UsageError if rows or embeddings do not have the right shape.
-    """
-    if embeddings.ndim != 3:
-        raise UsageError(
-            f"embeddings have shape {tuple(embeddings.shape)}, expected [batch, tokens, dimension]"
-        )
-    states = text_states(unet, embeddings, added_cond_kwargs)
-    flat = [_flatten(edit, states) for edit in edits]
-    everywhere = [number for number, edit in enumerate(flat) if edit.index is None]
-    flat = flat[everywhere[-1] :] if everywhere else flat  # what went before has no row left
-    whole = _cover_all(flat, states.shape[0] * states.shape[1])
-    tensors = {
-        block.path: _project_block(block, states, flat, whole) for block in cross_attentions(unet)
-    }
-    return KVRows(tensors)
-
-
-def _flatten(edit: RowEdit, states: torch.Tensor) -> _FlatEdit:
-    if edit.rows is None:
-        return _FlatEdit(edit.weights, None)
-    if tuple(edit.rows.shape) != tuple(states.shape[:2]) or edit.rows.dtype != torch.bool:
-        raise UsageError(
-            f"rows are {edit.rows.dtype} {tuple(edit.rows.shape)}, expected torch.bool "
-            f"{tuple(states.shape[:2])} (batch, tokens) for these embeddings"
-        )
-    index = edit.rows.flatten().nonzero()[:, 0]
-    return _FlatEdit(edit.weights, index.to(states.device))
+        if not fits:
+            raise UsageError(
+                f"rows are torch.bool {tuple(rows.shape)}, expected torch.bool "
+                f"({batch}, {length}) (batch, tokens) for what {name} reads"
+            )
+        found = rows.nonzero()  # [n, 2]
+        index = found[:, 0] * length + found[:, 1]
+        return _FlatEdit(edit.weights, index.to(inputs.device))
 
 
 def _cover_all(edits: Sequence[_FlatEdit], count: int) -> bool:
@@ -124,40 +157,28 @@ def _cover_all(edits: Sequence[_FlatEdit], count: int) -> bool:
     return bool(covered.all())
 
 
-def _project_block(
-    block: CrossAttention, states: torch.Tensor, edits: Sequence[_FlatEdit], whole: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    attention = block.module
-    if getattr(attention, "norm_cross", None):
-        states = attention.norm_encoder_hidden_states(states)
-    if states.shape[-1] != attention.to_k.in_features:
-        raise UsageError(
-            f"{block.path} reads text of dimension {attention.to_k.in_features}, the embeddings "
-            f"have {states.shape[-1]}. Encode the prompt with this model's own text encoder"
-        )
-    return (
-        _project(attention.to_k, block.key_name, states, edits, whole),
-        _project(attention.to_v, block.value_name, states, edits, whole),
-    )
-
-
-def _project(
-    layer: Any, name: str, states: torch.Tensor, edits: Sequence[_FlatEdit], whole: bool
+def _with_edits(
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    name: str,
+    places: _Places,
 ) -> torch.Tensor:
-    """K or V of one layer, [B, T, out]. The plain product is left out where ``whole`` allows it."""
-    home, states = states.device, states.to(layer.weight.device)  # with offloading they differ
-    flat = states.flatten(0, 1)
-    changes = [_change(edit.weights, name, layer) for edit in edits]
-    skipped = whole and None not in changes
-    plain: torch.Tensor | None = None if skipped else layer(states).flatten(0, 1)
+    """K or V of one layer. The plain product is left out where every row is another's."""
+    flat = inputs.flatten(0, 1)
+    changes = [_change(edit.weights, name, weight, bias) for edit in places.edits]
+    if all(change is None for change in changes):
+        return linear(inputs, weight, bias)
+    skipped = places.whole and None not in changes
+    plain = None if skipped else linear(inputs, weight, bias).flatten(0, 1)
     # All rows first, then all writes: an edit never sees what another one wrote.
     written: list[tuple[torch.Tensor | None, torch.Tensor]] = []
-    for edit, change in zip(edits, changes, strict=True):
-        index = None if edit.index is None else edit.index.to(flat.device)
+    for edit, change in zip(places.edits, changes, strict=True):
+        index = edit.index
         before = plain if index is None or plain is None else plain[index]
         if change is not None:
             written.append((index, change(flat if index is None else flat[index], before)))
-        elif len(edits) > 1 and index is not None and before is not None:
+        elif len(places.edits) > 1 and index is not None and before is not None:
             written.append((index, before))  # takes back what an earlier edit did there
     projected = plain
     for index, rows in written:
@@ -171,17 +192,19 @@ def _project(
         else:
             projected.index_copy_(0, index, rows)
     if projected is None:
-        projected = layer(states)
-    return projected.view(*states.shape[:2], -1).to(home)
+        projected = linear(inputs, weight, bias)
+    return projected.view(*inputs.shape[:2], -1)
 
 
 def _change(
-    weights: WeightTransform, name: str, layer: Any
+    weights: WeightTransform, name: str, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None:
     """What an edit makes of inputs (and of the plain rows, if known); None: the layer's own."""
     if isinstance(weights, MaskedWeights) and not torch.is_grad_enabled():
-        return partial(weights.project, name, layer) if weights.mask.count(name) else None
-    weight = weights(name, layer.weight)
-    if weight is layer.weight:
+        if not weights.mask.count(name):
+            return None
+        return partial(weights.project, name, weight, bias)
+    changed = weights(name, weight)
+    if changed is weight:
         return None
-    return lambda inputs, _: linear(inputs, weight, layer.bias)
+    return lambda inputs, _: linear(inputs, changed, bias)

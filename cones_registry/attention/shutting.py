@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cones_registry.attention.modules import cross_attentions, original
+from cones_registry.attention.modules import original, text_attentions
 from cones_registry.attention.weights import check_table, masked_weight
 from cones_registry.errors import UsageError
 
@@ -24,16 +24,29 @@ def shut(unet: Any, mask: ConceptMask) -> Iterator[Any]:
     mask: a mask of this denoiser's layer table.
     On leaving, also by an error, the old values are written back bit for bit. Blocks may be nested.
     Raises BaseModelMismatchError before anything is written, UsageError for fused projections,
-    which do not read the weights that would be shut.
+    which do not read the weights that would be shut, and for a mask with members in single-stream
+    blocks (FLUX.1), whose weights project the picture too.
     Source: Cones, arXiv 2303.05125 (a concept is drawn by shutting its neurons).
     """
     module = original(unet)
     check_table(module, mask)
-    fused = [b.path for b in cross_attentions(module) if getattr(b.module, "fused_projections", 0)]
+    fused = [b.path for b in text_attentions(module) if getattr(b.module, "fused_projections", 0)]
     if fused:
         raise UsageError(
             f"{fused[0]} has fused K/V projections, copies that shutting would not reach. "
             "Call unfuse_qkv_projections() first"
+        )
+    joined = {
+        name
+        for block in text_attentions(module)
+        if block.text_first
+        for name in (block.key_name, block.value_name)
+    }
+    shared = [name for name in mask.table.names if name in joined and mask.count(name)]
+    if shared:
+        raise UsageError(
+            f"{shared[0]} projects text and picture alike; shut in place it would act on both. "
+            "Draw with a Generator, whose masks act on the text's rows alone"
         )
     saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     try:

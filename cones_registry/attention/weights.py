@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,17 +52,10 @@ def masked_weight(mask: ConceptMask, name: str, weight: torch.Tensor) -> torch.T
     if mask.count(name) == 0:
         return weight
     if mask.factors is None and weight.device.type != "cpu":
-        return weight.masked_fill(_members_on(mask, name, weight.device), 0)
+        octets = torch.from_numpy(mask.layer_words(name).view("uint8").copy()).to(weight.device)
+        return weight.masked_fill(_unpacked(octets, weight), 0)
     multiplier = torch.from_numpy(mask.multiplier(name))
     return weight * multiplier.to(device=weight.device, dtype=weight.dtype)
-
-
-def _members_on(mask: ConceptMask, name: str, device: torch.device) -> torch.Tensor:
-    """Members of one layer as bool [out, in], unpacked on the device: 1 bit a neuron is sent."""
-    layer = mask.table.layer(name)
-    octets = torch.from_numpy(mask.layer_words(name).view("uint8").copy()).to(device)
-    bits = octets[:, None] >> torch.arange(8, dtype=torch.uint8, device=device) & 1
-    return bits.flatten()[: layer.neuron_count].view(layer.rows, layer.cols).bool()
 
 
 @dataclass(frozen=True)
@@ -70,30 +63,55 @@ class MaskedWeights:
     """The ``weights`` of a ``RowEdit`` for one mask: W ∘ M.
 
     Called, it makes that weight. ``project`` gives the rows without making it, where that is
-    cheaper; nothing of it is kept, so masks cost no memory once their rows are there.
+    cheaper. Nothing is kept of it but, on an accelerator, one bit per neuron: where the text
+    changes at every step the weight is made again at every step.
     """
 
     mask: ConceptMask
+    _octets: dict[str, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """W ∘ M of the layer called ``name``, [out, in]."""
         return masked_weight(self.mask, name, weight)
 
     def project(
-        self, name: str, layer: Any, inputs: torch.Tensor, plain: torch.Tensor | None
+        self,
+        name: str,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        inputs: torch.Tensor,
+        plain: torch.Tensor | None,
     ) -> torch.Tensor:
         """K or V under the mask, [n, out], of inputs [n, in]; not differentiable.
 
-        layer: the linear layer called ``name``. plain: its own output for these inputs, if known.
+        weight, bias: of the layer called ``name``. plain: its own output for these inputs, if
+        known.
         """
-        weight, count = layer.weight.detach(), self.mask.count(name)
+        weight, count = weight.detach(), self.mask.count(name)
         if count == 0:
-            return linear(inputs, weight, layer.bias) if plain is None else plain
+            return linear(inputs, weight, bias) if plain is None else plain
+        if weight.device.type != "cpu" and self.mask.factors is None:
+            return linear(inputs, weight.masked_fill(self._members_on(name, weight), 0), bias)
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
-            return linear(inputs, masked_weight(self.mask, name, weight), layer.bias)
+            return linear(inputs, masked_weight(self.mask, name, weight), bias)
         sparse = count <= SPARSE_DENSITY * weight.numel() and weight.numel() >= SPARSE_NEURONS
         if plain is not None and sparse and _sparse_products():
             return plain + (_change(self.mask, name, weight) @ inputs.T).T
-        return linear(inputs, _in_scratch(self.mask, name, weight), layer.bias)
+        return linear(inputs, _in_scratch(self.mask, name, weight), bias)
+
+    def _members_on(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Members of one layer as bool [out, in] on the weight's device; its bits are sent once."""
+        octets = self._octets.get(name)
+        if octets is None or octets.device != weight.device:
+            words = self.mask.layer_words(name).view("uint8")
+            octets = self._octets[name] = torch.from_numpy(words.copy()).to(weight.device)
+        return _unpacked(octets, weight)
+
+
+def _unpacked(octets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Bits, LSB first, as bool of the shape of ``weight``."""
+    bits = octets[:, None] >> torch.arange(8, dtype=torch.uint8, device=octets.device) & 1
+    return bits.flatten()[: weight.numel()].view(weight.shape).bool()
 
 
 def mask_weights(mask: ConceptMask) -> MaskedWeights:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cones_registry.attention import RowEdit, project_rows, serve
+from cones_registry.attention import RowEdit, edited
 from cones_registry.errors import ConesError
 from cones_registry.extraction.conditioning import added_conditions, picture_size
 
@@ -39,7 +39,7 @@ def denoising_losses(
     added = added_conditions(base, draw.bank.texts, which, picture_size(base))
     denoiser = unet
     if edits is not None:
-        denoiser = serve(unet, project_rows(unet, embeddings, edits, added_cond_kwargs=added))
+        denoiser = edited(unet, edits)
     predicted = denoiser(
         schedule.noisy(clean, noise, draw.timesteps).to(base.dtype),
         draw.timesteps.to(device),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cones_registry.attention import row_count, shut, unservable_reason
-from cones_registry.attention.serving import install
+from cones_registry.attention.projecting import install
 from cones_registry.base_model.watch import WatchedAutoencoder, failures
 from cones_registry.errors import UsageError
 from cones_registry.generation.failed import FailedPicturesError

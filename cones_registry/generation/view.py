@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cones_registry.attention import KVRows, ServedModel, plan_rows, project_rows
+from cones_registry.attention import EditedModel, RowEdit, is_cached, plan_rows
+from cones_registry.attention.rows import RowEdits
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,35 +20,49 @@ if TYPE_CHECKING:
 
 
 class PlannedModel:
-    """A denoiser that computes K/V when it first sees a text, and serves them from then on.
+    """A denoiser that plans which rows of a text are masked when it first sees that text.
 
     The stock pipeline calls it like the denoiser. With classifier-free guidance the text comes as
-    [unconditional…, conditional…]; without, conditional alone.
+    [unconditional…, conditional…], or as one call for each, which the pipeline announces by
+    ``cache_context``; without, conditional alone.
     """
 
     def __init__(self, denoiser: Any, requests: Sequence[Branches]) -> None:
         self._denoiser = denoiser
         self._requests = requests
-        self._text: torch.Tensor | None = None
-        self._version = -1
-        self._served: ServedModel | None = None
+        self._once = is_cached(denoiser)
+        self._branch = "cond"
+        self._planned: dict[str, tuple[torch.Tensor, int, EditedModel]] = {}
 
     def __call__(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         text = encoder_hidden_states
         # A callback may write into the text between two steps; inference tensors do not count that.
         version = -1 if text.is_inference() else text._version
-        if self._served is None or text is not self._text or version != self._version:
-            self._served = ServedModel(self._denoiser, self._rows(text, kwargs))
-            self._text, self._version = text, version
-        return self._served(*args, encoder_hidden_states=text, **kwargs)
+        seen, seen_version, model = self._planned.get(self._branch, (None, -1, None))
+        if model is None or seen is not text or version != seen_version:
+            edits = RowEdits(self._edits(text, kwargs), once=self._once)
+            model = EditedModel(self._denoiser, edits)
+            self._planned[self._branch] = text, version, model
+        return model(*args, encoder_hidden_states=text, **kwargs)
+
+    @contextmanager
+    def cache_context(self, name: str, **rest: Any) -> Iterator[None]:
+        """The denoiser's own; its name tells which branch of guidance the pipeline calls next."""
+        before, self._branch = self._branch, name
+        try:
+            with self._denoiser.cache_context(name, **rest):
+                yield
+        finally:
+            self._branch = before
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._denoiser, name)
 
-    def _rows(self, text: torch.Tensor, kwargs: dict[str, Any]) -> KVRows:
+    def _edits(self, text: torch.Tensor, kwargs: dict[str, Any]) -> list[RowEdit]:
         conditional = [request.conditional for request in self._requests]
         unconditional = [request.unconditional for request in self._requests]
-        entries = {1: conditional, 2: unconditional + conditional}.get(
+        alone = unconditional if self._branch == "uncond" else conditional
+        entries = {1: alone, 2: unconditional + conditional}.get(
             text.shape[0] // len(conditional), []
         )
         if len(entries) != text.shape[0]:
@@ -54,12 +70,13 @@ class PlannedModel:
                 f"the pipeline gave text for {text.shape[0]} pictures where {len(conditional)} "
                 "requests, or twice as many with guidance, were expected"
             )
-        return project_rows(
-            self._denoiser,
-            text,
-            plan_rows(entries, text.shape[1]),
-            added_cond_kwargs=kwargs.get("added_cond_kwargs"),
-        )
+        return plan_rows(entries, _row_count(text, kwargs))
+
+
+def _row_count(text: torch.Tensor, kwargs: dict[str, Any]) -> int:
+    """Rows T of the text that the denoiser reads; Hunyuan-DiT puts T5's behind the first ones."""
+    second = kwargs.get("encoder_hidden_states_t5")
+    return int(text.shape[1] + (0 if second is None else second.shape[1]))
 
 
 class LockedTokenizer:

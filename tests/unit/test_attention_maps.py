@@ -11,11 +11,11 @@ from PIL import Image
 
 from cones_registry import cli
 from cones_registry.attention import (
-    cross_attentions,
     find_phrases,
     record_maps,
     shut,
     subject_rows,
+    text_attentions,
 )
 from cones_registry.attention.outlines import INK, heated, outlined
 from cones_registry.errors import UsageError
@@ -46,7 +46,7 @@ def test_all_rows_together_get_all_attention(tiny_base: "BaseModel") -> None:
     with record_maps(tiny_base.denoiser) as maps:
         again = draw_plain(tiny_base)
     assert np.array_equal(np.asarray(plain), np.asarray(again))
-    assert set(maps.layers) == {block.path for block in cross_attentions(tiny_base.denoiser)}
+    assert set(maps.layers) == {block.path for block in text_attentions(tiny_base.denoiser)}
     rows = rows_of(tiny_base)
     whole = maps.of(torch.ones_like(rows), -1, shape=(16, 16))
     assert whole == pytest.approx(np.ones((16, 16)), abs=1e-5)

@@ -1,6 +1,7 @@
 """K/V rows: what is computed, which rows see a mask, what gets a gradient."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,15 @@ from cones_registry.attention import (
     MaskedPart,
     RequestParts,
     RowEdit,
+    edited,
     mask_weights,
     plan_rows,
-    project_rows,
-    serve,
+    project_text,
     shut,
+    text_attentions,
 )
+from cones_registry.attention.projecting import acting
+from cones_registry.attention.rows import RowEdits
 from cones_registry.base_model import BaseModel
 from cones_registry.errors import BaseModelMismatchError, UsageError
 from cones_registry.layers import LayerTable
@@ -38,28 +42,44 @@ def noise() -> torch.Tensor:
     return torch.randn(BATCH, 4, 8, 8, generator=torch.Generator().manual_seed(2))
 
 
-def test_served_plain_rows_give_the_bits_of_the_plain_model(
+def test_edits_of_nothing_give_the_bits_of_the_plain_model(
     tiny_base: BaseModel, embeddings: torch.Tensor, noise: torch.Tensor
 ) -> None:
     unet = tiny_base.denoiser
     with torch.no_grad():
         expected = unet(noise, 500, encoder_hidden_states=embeddings).sample
-        rows = project_rows(unet, embeddings)
-        served = serve(unet, rows)(noise, 500, encoder_hidden_states=embeddings).sample
+        got = edited(unet)(noise, 500, encoder_hidden_states=embeddings).sample
         after = unet(noise, 500, encoder_hidden_states=embeddings).sample
-    assert torch.equal(served, expected)
+    assert torch.equal(got, expected)
     assert torch.equal(after, expected)
 
 
-def test_served_rows_decide_and_the_text_given_with_them_does_not(
+def test_kept_rows_decide_and_the_text_given_later_does_not(
     tiny_base: BaseModel, embeddings: torch.Tensor, noise: torch.Tensor
 ) -> None:
-    unet = tiny_base.denoiser
     with torch.no_grad():
-        predict = serve(unet, project_rows(unet, embeddings))
+        predict = edited(tiny_base.denoiser, once=True)
         first = predict(noise, 500, encoder_hidden_states=embeddings).sample
         second = predict(noise, 500, encoder_hidden_states=torch.zeros_like(embeddings)).sample
     assert torch.equal(first, second)
+
+
+def test_edits_act_on_the_calling_thread_alone(
+    tiny_base: BaseModel, random_mask: MakeMask, embeddings: torch.Tensor
+) -> None:
+    plain = project_text(tiny_base.denoiser, embeddings)
+    seen: list[dict[str, torch.Tensor]] = []
+    layers = [pair for block in text_attentions(tiny_base.denoiser) for pair in block.projections]
+
+    def other() -> None:
+        seen.append({name: layer(embeddings) for name, layer in layers})
+
+    with acting(RowEdits([RowEdit(mask_weights(random_mask(tiny_base.layer_table)))])):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert not torch.equal(layers[0][1](embeddings), plain[layers[0][0]])
+    assert all(torch.equal(seen[0][name], rows) for name, rows in plain.items())
 
 
 @pytest.mark.parametrize("slices", [None, "max"])
@@ -80,8 +100,8 @@ def test_whole_prompt_mask_agrees_with_shut(
             plain = unet(noise, 500, encoder_hidden_states=embeddings).sample
             with shut(unet, mask):
                 expected = unet(noise, 500, encoder_hidden_states=embeddings).sample
-            rows = project_rows(unet, embeddings, [RowEdit(mask_weights(mask))])
-            served = serve(unet, rows)(noise, 500, encoder_hidden_states=embeddings).sample
+            predict = edited(unet, [RowEdit(mask_weights(mask))])
+            served = predict(noise, 500, encoder_hidden_states=embeddings).sample
     finally:
         unet.set_attn_processor(processors)
     assert not torch.allclose(plain, expected, atol=1e-3)
@@ -91,21 +111,17 @@ def test_whole_prompt_mask_agrees_with_shut(
 def test_rows_outside_an_edit_have_the_bits_of_the_plain_model(
     tiny_base: BaseModel, random_mask: MakeMask, embeddings: torch.Tensor
 ) -> None:
-    unet = tiny_base.denoiser
     which = torch.zeros(BATCH, ROWS, dtype=torch.bool)
     which[1, 4:6] = True
     mask = random_mask(tiny_base.layer_table)
     with torch.no_grad():
-        plain = project_rows(unet, embeddings)
-        edited = project_rows(unet, embeddings, [RowEdit(mask_weights(mask), which)])
-        whole = project_rows(unet, embeddings, [RowEdit(mask_weights(mask))])
-    for path, pair in edited.tensors.items():
-        for got, without, masked in zip(
-            pair, plain.tensors[path], whole.tensors[path], strict=True
-        ):
-            assert torch.equal(got[~which], without[~which])
-            torch.testing.assert_close(got[which], masked[which])
-            assert not torch.equal(got[which], without[which])
+        plain = project_text(tiny_base.denoiser, embeddings)
+        some = project_text(tiny_base.denoiser, embeddings, [RowEdit(mask_weights(mask), which)])
+        whole = project_text(tiny_base.denoiser, embeddings, [RowEdit(mask_weights(mask))])
+    for name, got in some.items():
+        assert torch.equal(got[~which], plain[name][~which])
+        torch.testing.assert_close(got[which], whole[name][which])
+        assert not torch.equal(got[which], plain[name][which])
 
 
 def test_gradient_of_a_multiplier_at_one_is_weight_times_weight_gradient(
@@ -118,10 +134,8 @@ def test_gradient_of_a_multiplier_at_one_is_weight_times_weight_gradient(
         for layer in table
     }
     for weights in (lambda name, weight: weight * ones[name], lambda name, _: leaves[name]):
-        rows = project_rows(unet, embeddings, [RowEdit(weights)])
-        serve(unet, rows)(
-            noise, 500, encoder_hidden_states=embeddings
-        ).sample.square().sum().backward()
+        predict = edited(unet, [RowEdit(weights)])
+        predict(noise, 500, encoder_hidden_states=embeddings).sample.square().sum().backward()
     for layer in table:
         leaf = leaves[layer.name]
         assert leaf.grad is not None
@@ -137,10 +151,8 @@ def test_gradient_is_that_of_autograd_on_the_model_itself(
 ) -> None:
     unet, name = tiny_base.denoiser, tiny_base.layer_table.names[1]
     leaf = unet.get_parameter(name).detach().clone().requires_grad_()
-    rows = project_rows(
-        unet, embeddings, [RowEdit(lambda layer, weight: leaf if layer == name else weight)]
-    )
-    serve(unet, rows)(noise, 500, encoder_hidden_states=embeddings).sample.square().sum().backward()
+    predict = edited(unet, [RowEdit(lambda layer, weight: leaf if layer == name else weight)])
+    predict(noise, 500, encoder_hidden_states=embeddings).sample.square().sum().backward()
     unet.get_parameter(name).requires_grad_(True)
     try:
         unet(noise, 500, encoder_hidden_states=embeddings).sample.square().sum().backward()
@@ -157,12 +169,8 @@ def test_gradients_reach_only_the_edited_rows(
     which = torch.zeros(BATCH, ROWS, dtype=torch.bool)
     which[0, 3] = True
     gate = torch.ones(unet.get_parameter(name).shape, requires_grad=True)
-    rows = project_rows(
-        unet,
-        embeddings,
-        [RowEdit(lambda layer, weight: weight * gate if layer == name else weight, which)],
-    )
-    key = next(iter(rows.tensors.values()))[0]
+    edit = RowEdit(lambda layer, weight: weight * gate if layer == name else weight, which)
+    key = project_text(tiny_base.denoiser, embeddings, [edit])[name]
     key[~which].sum().backward(retain_graph=True)
     assert gate.grad is not None
     assert gate.grad.abs().max() == 0
@@ -173,9 +181,7 @@ def test_gradients_reach_only_the_edited_rows(
 def test_rows_of_another_shape_are_refused(tiny_base: BaseModel, embeddings: torch.Tensor) -> None:
     edit = RowEdit(lambda _, weight: weight, torch.zeros(BATCH, ROWS + 1, dtype=torch.bool))
     with pytest.raises(UsageError, match=r"expected torch\.bool \(3, 24\)"):
-        project_rows(tiny_base.denoiser, embeddings, [edit])
-    with pytest.raises(UsageError, match="dimension 32"):
-        project_rows(tiny_base.denoiser, embeddings[..., :16])
+        project_text(tiny_base.denoiser, embeddings, [edit])
 
 
 def test_plan_makes_one_edit_for_each_set_of_masks(
@@ -281,14 +287,14 @@ def test_a_thousand_masks_leave_nothing_behind(tiny_base: BaseModel, learning: b
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     masks: list[weakref.ref[ConceptMask]] = []
-    project_rows(tiny_base.denoiser, text)
+    project_text(tiny_base.denoiser, text)
     before = tensor_count()
     for number in range(1000):
         mask = ConceptMask.from_indices(table, {name: np.array([number % 500], np.int32)})
         masks.append(weakref.ref(mask))
         with torch.set_grad_enabled(learning):
-            rows = project_rows(tiny_base.denoiser, text, [RowEdit(mask_weights(mask))])
-        assert rows.byte_count > 0
+            rows = project_text(tiny_base.denoiser, text, [RowEdit(mask_weights(mask))])
+        assert rows
     del mask, rows
     assert tensor_count() == before
     assert not any(mask() for mask in masks)
@@ -307,11 +313,10 @@ def test_lora_layers_are_not_half_used(
 ) -> None:
     peft = pytest.importorskip("peft")
     unet, mask = own_base.denoiser, random_mask(own_base.layer_table)
-    rows = project_rows(unet, embeddings)
-    serve(unet, rows)
+    edited(unet)(noise, 500, encoder_hidden_states=embeddings)
     unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k"]))
     with pytest.raises(UsageError, match="LoRA layers attached"):
-        serve(unet, rows)
+        edited(unet)
     plain = unet(noise, 500, encoder_hidden_states=embeddings).sample
     with shut(unet, mask):
         assert not torch.equal(unet(noise, 500, encoder_hidden_states=embeddings).sample, plain)
@@ -322,9 +327,8 @@ def test_fused_projections_are_refused(
     own_base: BaseModel, random_mask: MakeMask, embeddings: torch.Tensor
 ) -> None:
     unet = own_base.denoiser
-    rows = project_rows(unet, embeddings)
     unet.fuse_qkv_projections()
     with pytest.raises(UsageError, match="unfuse"):
-        serve(unet, rows)
+        edited(unet)
     with pytest.raises(UsageError, match="unfuse"), shut(unet, random_mask(own_base.layer_table)):
         pytest.fail("the block must not run")

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 import cones_registry.attention.weights as weights_module
-from cones_registry.attention import RowEdit, mask_weights, project_rows
+from cones_registry.attention import RowEdit, mask_weights, project_text
 from cones_registry.attention.weights import SPARSE_NEURONS
 from cones_registry.base_model import BaseModel
 from cones_registry.layers import LayerTable
@@ -45,7 +45,9 @@ def test_rows_are_those_of_the_masked_weight(
     mask = graded(density) if kind == "graded" else random_mask(TABLE, density=density)
     own, inputs = layer(bias=bias), torch.randn(5, IN)
     weight = own.weight * torch.from_numpy(mask.multiplier(NAME))
-    got = mask_weights(mask).project(NAME, own, inputs, own(inputs) if known else None)
+    got = mask_weights(mask).project(
+        NAME, own.weight, own.bias, inputs, own(inputs) if known else None
+    )
     torch.testing.assert_close(got, linear(inputs, weight, own.bias), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(got, own(inputs), atol=1e-4)
 
@@ -57,7 +59,7 @@ def test_other_types_use_the_masked_weight_itself(
     mask, own, inputs = random_mask(TABLE, density=0.01), layer(dtype), torch.randn(5, IN)
     edit = mask_weights(mask)
     expected = linear(inputs.to(dtype), edit(NAME, own.weight))
-    assert torch.equal(edit.project(NAME, own, inputs.to(dtype), None), expected)
+    assert torch.equal(edit.project(NAME, own.weight, own.bias, inputs.to(dtype), None), expected)
 
 
 def test_torch_without_sparse_products_gives_the_same(
@@ -65,26 +67,28 @@ def test_torch_without_sparse_products_gives_the_same(
 ) -> None:
     mask, own, inputs = random_mask(TABLE, density=0.01), layer(), torch.randn(5, IN)
     edit = mask_weights(mask)
-    sparse = edit.project(NAME, own, inputs, None)
+    sparse = edit.project(NAME, own.weight, own.bias, inputs, None)
     monkeypatch.setattr(weights_module, "_sparse_products", lambda: False)
-    torch.testing.assert_close(edit.project(NAME, own, inputs, None), sparse)
+    torch.testing.assert_close(edit.project(NAME, own.weight, own.bias, inputs, None), sparse)
 
 
 def test_layer_without_members_is_the_plain_layer() -> None:
     own, inputs = layer(), torch.randn(5, IN)
     edit = mask_weights(ConceptMask.empty(TABLE))
-    assert torch.equal(edit.project(NAME, own, inputs, None), own(inputs))
+    assert torch.equal(edit.project(NAME, own.weight, own.bias, inputs, None), own(inputs))
 
 
 def test_threads_do_not_share_scratch_memory(random_mask: MakeMask) -> None:
     own, inputs = layer(), torch.randn(5, IN)
     edits = [mask_weights(random_mask(TABLE, seed=seed)) for seed in range(4)]
-    alone = [edit.project(NAME, own, inputs, None) for edit in edits]
+    alone = [edit.project(NAME, own.weight, own.bias, inputs, None) for edit in edits]
     wrong: list[int] = []
 
     def work(number: int) -> None:
         for _ in range(50):
-            if not torch.equal(edits[number].project(NAME, own, inputs, None), alone[number]):
+            if not torch.equal(
+                edits[number].project(NAME, own.weight, own.bias, inputs, None), alone[number]
+            ):
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -106,15 +110,14 @@ def test_of_edits_that_overlap_the_later_one_wins(
 
     def keys(*edits: RowEdit) -> dict[str, Any]:
         with torch.no_grad():
-            return dict(project_rows(tiny_base.denoiser, text, edits).tensors)
+            return project_text(tiny_base.denoiser, text, edits)
 
     both, last, plain = keys(first, RowEdit(second, rows)), keys(RowEdit(second, rows)), keys()
     everywhere = keys(first, RowEdit(second))
-    for path, pair in both.items():
-        for number, got in enumerate(pair):
-            torch.testing.assert_close(got, last[path][number])
-            assert torch.equal(got[~rows], plain[path][number][~rows])
-            torch.testing.assert_close(everywhere[path][number][rows], got[rows])
+    for path, got in both.items():
+        torch.testing.assert_close(got, last[path])
+        assert torch.equal(got[~rows], plain[path][~rows])
+        torch.testing.assert_close(everywhere[path][rows], got[rows])
 
 
 def test_rows_made_with_and_without_gradients_agree(
@@ -126,9 +129,8 @@ def test_rows_made_with_and_without_gradients_agree(
         RowEdit(mask_weights(random_mask(table, seed=1)), some),
         RowEdit(mask_weights(random_mask(table, seed=2)), ~some),
     ]
-    learning = project_rows(tiny_base.denoiser, text, edits)
+    learning = project_text(tiny_base.denoiser, text, edits)
     with torch.no_grad():
-        drawing = project_rows(tiny_base.denoiser, text, edits)
-    for path, pair in drawing.tensors.items():
-        for got, expected in zip(pair, learning.tensors[path], strict=True):
-            torch.testing.assert_close(got, expected)
+        drawing = project_text(tiny_base.denoiser, text, edits)
+    for path, got in drawing.items():
+        torch.testing.assert_close(got, learning[path])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 
-from cones_registry.attention import cross_attentions, unservable_reason
+from cones_registry.attention import text_attentions, unservable_reason
 from cones_registry.layers import LayerTable
 
 SD1: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
@@ -58,7 +58,7 @@ def test_published_architectures_have_these_layers(
     table = LayerTable.from_unet(model)
     assert (len(table.layers), table.neuron_count) == (layers, neurons)
     assert max(layer.neuron_count for layer in table.layers) < 2**31
-    blocks = cross_attentions(model)
+    blocks = text_attentions(model)
     assert [name for block in blocks for name in (block.key_name, block.value_name)] == list(
         table.names
     )

@@ -166,20 +166,20 @@ def test_unconditional_branch_is_masked_by_default_and_plain_on_request(
 def served_rows(
     base: BaseModel, requests: Sequence[Request], monkeypatch: pytest.MonkeyPatch, **settings: Any
 ) -> list[Any]:
-    """What project_rows made during one call."""
+    """K and V of each batch of one call: layer name -> [B, T, out]."""
     import cones_registry.generation.view as view
 
     made: list[Any] = []
-    real = view.project_rows
 
-    def kept(*args: Any, **kwargs: Any) -> Any:
-        made.append(real(*args, **kwargs))
-        return made[-1]
+    class Noted(view.RowEdits):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            made.append(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(view, "project_rows", kept)
+        patch.setattr(view, "RowEdits", Noted)
         Generator(base).generate(requests, **settings)
-    return made
+    return [each.kept for each in made]
 
 
 def test_subject_scope_changes_the_subjects_rows_and_no_other_bit(
@@ -196,10 +196,9 @@ def test_subject_scope_changes_the_subjects_rows_and_no_other_bit(
     assert len(masked) == 1, "K and V are computed once, not at every step"
     changed = torch.zeros(4, 24, dtype=torch.bool)
     changed[2, [1, 2, 4, 5, 6]] = True
-    for path, pair in masked[0].tensors.items():
-        for got, expected in zip(pair, plain[0].tensors[path], strict=True):
-            assert torch.equal(got[~changed], expected[~changed])
-            assert bool((got[changed] != expected[changed]).any(dim=1).all())
+    for name, got in masked[0].items():
+        assert torch.equal(got[~changed], plain[0][name][~changed])
+        assert bool((got[changed] != plain[0][name][changed]).any(dim=1).all())
 
 
 def test_negative_prompt_that_names_the_subject_is_masked_there(
@@ -211,8 +210,8 @@ def test_negative_prompt_that_names_the_subject_is_masked_there(
     plain = served_rows(tiny_base, [Request(PROMPT, **asked)], monkeypatch, **settings)
     request = Request(PROMPT, composition=composition(tiny_base, part), **asked)
     masked = served_rows(tiny_base, [request], monkeypatch, **settings)
-    path = next(iter(plain[0].tensors))
-    differs = (masked[0].tensors[path][0] != plain[0].tensors[path][0]).any(dim=-1)
+    name = tiny_base.layer_table.names[0]
+    differs = (masked[0][name] != plain[0][name]).any(dim=-1)
     assert differs.nonzero().tolist() == [[0, 2], [0, 3], [1, 4], [1, 5]]
 
 

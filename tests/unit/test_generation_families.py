@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from cones_registry.attention import project_rows, shut
+from cones_registry.attention import shut
 from cones_registry.base_model import BaseModel
 from cones_registry.errors import UsageError
 from cones_registry.generation import Generator, Request
@@ -103,20 +103,21 @@ def test_subject_rows_change_and_all_others_keep_their_bits(
     composition = SimpleNamespace(base=base.fingerprint, table=base.layer_table, parts=(part,))
     made: list[Any] = []
 
-    def kept(*args: Any, **kwargs: Any) -> Any:
-        made.append((project_rows(*args, **kwargs), project_rows(args[0], args[1], **kwargs)))
-        return made[-1][0]
+    class Noted(view.RowEdits):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            made.append(self)
 
-    monkeypatch.setattr(view, "project_rows", kept)
-    requests = [Request("A photo of SKS dog.", composition=composition), Request(PROMPT)]
-    Generator(base).generate(requests, steps=2, guidance_scale=3)
-    ((masked, plain),) = made
+    monkeypatch.setattr(view, "RowEdits", Noted)
+    words = "A photo of SKS dog."
+    for request in (Request(words, composition=composition), Request(words)):
+        Generator(base).generate([request, Request(PROMPT)], steps=2, guidance_scale=3)
+    masked, plain = (each.kept for each in made)
     # CLIP text starts with a start token, T5 text does not.
     first = 4 if base.denoiser_name == "unet" else 3
-    for path, pair in masked.tensors.items():
-        for got, expected in zip(pair, plain.tensors[path], strict=True):
-            changed = (got != expected).any(dim=-1).nonzero().tolist()
-            assert changed == [[2, first], [2, first + 1]]
+    for name, got in masked.items():
+        changed = (got != plain[name]).any(dim=-1).nonzero().tolist()
+        assert changed == [[2, first], [2, first + 1]]
 
 
 def test_everything_is_checked_before_the_first_batch(base: BaseModel) -> None:
