@@ -1,11 +1,13 @@
 """Models and masks that every test may ask for: real diffusers pipelines with random weights."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import tiny_transformers
 
 if TYPE_CHECKING:
     from cones_registry import BaseModel, ConceptMask, LayerTable
@@ -210,10 +212,10 @@ def tiny_stable_diffusion_xl() -> Any:
     )
 
 
-def tiny_pixart() -> Any:
-    """A PixArtAlphaPipeline with random weights: a transformer with biased K/V, T5 text."""
+def tiny_pixart(*, sigma: bool = False) -> Any:
+    """A PixArt pipeline with random weights: a transformer with biased K/V, T5 text."""
     import torch
-    from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+    from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     torch.manual_seed(0)
@@ -244,7 +246,7 @@ def tiny_pixart() -> Any:
     text_config = T5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4
     )
-    return PixArtAlphaPipeline(
+    return (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
         tokenizer=tokenizer,
         text_encoder=T5EncoderModel(text_config).eval(),
         vae=_autoencoder(),
@@ -264,7 +266,28 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "stable-diffusion-xl": tiny_stable_diffusion_xl,
     "pixart": tiny_pixart,
+    "pixart-sigma": lambda: tiny_pixart(sigma=True),
+    "kolors": lambda: tiny_transformers.kolors(_scheduler, Path(tempfile.mkdtemp())),
+    "sana": tiny_transformers.sana,
+    "hunyuan-dit": lambda: tiny_transformers.hunyuan(_scheduler),
+    "stable-diffusion-3": lambda: tiny_transformers.stable_diffusion_3(
+        _clip_with_projection, clip_tokenizer
+    ),
+    "flux": lambda: tiny_transformers.flux(_clip, clip_tokenizer),
+    "qwen-image": tiny_transformers.qwen_image,
 }
+
+
+def _clip() -> Any:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel(_text_config(clip_tokenizer()))
+
+
+def _clip_with_projection(width: int) -> Any:
+    from transformers import CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(_text_config(clip_tokenizer(), projection_dim=width))
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,15 @@ write a concept's token themselves.
 
 from __future__ import annotations
 
-import inspect
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import torch
 
+from cones_registry.attention.pieces import SPACE, piece_spans
+from cones_registry.attention.text_layout import TextPart, text_parts
 from cones_registry.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def row_count(base: BaseModel, max_sequence_length: int | None = None) -> int:
         base: the base model.
         max_sequence_length: what the stock pipeline is told, where it takes that (PixArt does).
     """
-    parameters = inspect.signature(type(base.pipeline).__call__).parameters
-    if "max_sequence_length" in parameters:
-        return int(max_sequence_length or parameters["max_sequence_length"].default)
-    return int(base.tokenizers[0].model_max_length)
+    return max(part.start + part.row_count for part in text_parts(base, max_sequence_length))
 
 
 def subject_rows(
@@ -73,6 +70,7 @@ def subject_rows(
     *,
     choice: RowChoice = "phrase",
     length: int | None = None,
+    negative: bool = False,
 ) -> torch.Tensor:
     """Find the rows of ``phrases`` in ``prompt`` as the pipeline of ``base`` reads it: bool [T].
 
@@ -80,51 +78,57 @@ def subject_rows(
     of the pipeline's tokenizers (SDXL has two).
 
     Args:
-        base: the base model; its tokenizers must report character offsets.
+        base: the base model.
         prompt: the prompt as it is given to the pipeline.
         phrases: where the concept's words stand in it; none gives no rows.
         choice: "phrase" for placeholder and noun, "token" for the placeholder alone, "padding" for
             both and every row after the prompt.
         length: T, the number of rows the text encoder reads; by default ``row_count(base)``.
+        negative: ``prompt`` is a negative prompt, which some pipelines read in another way.
 
     Raises:
         NotFoundError: the text encoder does not read as far as the end of a phrase.
-        UsageError: a tokenizer without offsets, or one that reads a placeholder as other tokens
-            than where it stands by itself.
+        UsageError: a tokenizer that cuts characters, or one that reads a placeholder as other
+            tokens than where it stands by itself.
     """
     rows = row_count(base) if length is None else length
     found = torch.zeros(rows, dtype=torch.bool)
-    if phrases:
-        with base.lock:
-            for tokenizer in base.tokenizers:
-                prepare = partial(_prepared, base.pipeline, tokenizer)
-                found |= tokenizer_rows(tokenizer, prompt, phrases, prepare, choice, rows)
+    if not phrases:
+        return found
+    with base.lock:
+        for part in _parts_of(base, rows, negative):
+            if part.tokenizer is None:
+                continue
+            own = tokenizer_rows(part, prompt, phrases, choice)
+            found[part.start : part.start + len(own)] |= own
     return found
+
+
+def _parts_of(base: BaseModel, rows: int, negative: bool) -> tuple[TextPart, ...]:
+    """The text's parts where it has ``rows`` rows in all."""
+    usual = text_parts(base, negative=negative)
+    last = max(usual, key=lambda part: part.start)
+    if last.start + last.row_count == rows:
+        return usual
+    return text_parts(base, rows - last.start, negative=negative)
 
 
 def tokenizer_rows(
-    tokenizer: Any,
-    prompt: str,
-    phrases: Sequence[Phrase],
-    prepare: Callable[[str], str],
-    choice: RowChoice,
-    rows: int,
+    part: TextPart, prompt: str, phrases: Sequence[Phrase], choice: RowChoice
 ) -> torch.Tensor:
-    """``subject_rows`` for one tokenizer whose tokens are the text encoder's rows: bool [T].
+    """``subject_rows`` for one tokenizer: bool [rows that it fills].
 
     Args:
-        tokenizer: reports character offsets.
+        part: the tokenizer, and what becomes of its tokens.
         prompt: the prompt as it is given to the pipeline.
         phrases: where the words stand in it.
-        prepare: what the pipeline makes of a text before it tokenizes it.
         choice: which rows count.
-        rows: T; longer texts are cut.
     """
-    found = torch.zeros(rows, dtype=torch.bool)
-    reading = _Reading(tokenizer, prompt, prepare, rows)
+    found = torch.zeros(part.length, dtype=torch.bool)
+    reading = _Reading(part, prompt)
     for phrase in phrases:
         found |= reading.rows_of(phrase, choice)
-    return found
+    return found if part.kept is None else found[torch.tensor(part.kept)]
 
 
 def find_phrases(
@@ -184,20 +188,15 @@ def _chosen(choice: RowChoice, token: torch.Tensor, phrase: torch.Tensor, end: i
 class _Reading:
     """One prompt as one tokenizer reads it."""
 
-    def __init__(
-        self, tokenizer: Any, prompt: str, prepare: Callable[[str], str], rows: int
-    ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise UsageError(
-                f"{type(tokenizer).__name__} gives no character offsets, which scope 'subject' "
-                "needs. Load the fast tokenizer of this model (pip install tokenizers)"
-            )
-        self._tokenizer, self._prompt, self._prepare = tokenizer, prompt, prepare
-        self._text = prepare(prompt)
-        self._rows = rows
-        self._spans, self._ids = self._encode(padding="max_length", max_length=rows)
+    def __init__(self, part: TextPart, prompt: str) -> None:
+        self._tokenizer, self._prompt, self._part = part.tokenizer, prompt, part
+        self._text = part.before + part.prepare(prompt) + part.after
+        self._prompt_end = len(self._text) - len(part.after)
+        self._rows = part.length
+        self._spans, self._ids = self._encode(padding="max_length", max_length=part.length)
         self._content_end = 1 + max(
-            (row for row, span in enumerate(self._spans) if span), default=-1
+            (row for row, span in enumerate(self._spans) if span and span[0] < self._prompt_end),
+            default=-1,
         )
 
     def rows_of(self, phrase: Phrase, choice: RowChoice) -> torch.Tensor:
@@ -212,6 +211,8 @@ class _Reading:
 
     def _encode(self, **settings: Any) -> tuple[list[tuple[int, int] | None], list[int]]:
         """Characters (start, end) of each token of the text, None where it has none; and ids."""
+        if not getattr(self._tokenizer, "is_fast", False):
+            return piece_spans(self._tokenizer, self._text, settings.get("max_length"))
         encoded = self._tokenizer(
             self._text,
             truncation="max_length" in settings,
@@ -229,10 +230,10 @@ class _Reading:
 
     def _position(self, place: int) -> int:
         """Where a character of the prompt stands in the prepared text."""
-        if self._text == self._prompt:
-            return place
-        head = self._prepare(self._prompt[:place] + _MARK)
-        return len(head) - len(_MARK)
+        prepare, before = self._part.prepare, len(self._part.before)
+        if prepare(self._prompt) == self._prompt:
+            return before + place
+        return before + len(prepare(self._prompt[:place] + _MARK)) - len(_MARK)
 
     def _covering(self, start: int, end: int) -> torch.Tensor:
         """Rows whose tokens cover a character from ``start`` up to ``end``, bool [T]."""
@@ -260,14 +261,19 @@ class _Reading:
         ids = [number for number, own in zip(self._ids, token.tolist(), strict=True) if own]
         words = phrase.token or self._prompt[phrase.start : phrase.token_end]
         for before in ("", " "):  # some tokenizers read a word differently behind a space
-            alone = self._prepare(before + words)
-            if ids == self._tokenizer(alone, add_special_tokens=False)["input_ids"]:
+            alone = self._part.prepare(before + words) or words
+            own = list(self._tokenizer(alone, add_special_tokens=False)["input_ids"])
+            if ids == own or (ids == own[1:] and self._is_space(own[0])):
                 return
         pieces = self._tokenizer.convert_ids_to_tokens(ids)
         raise UsageError(
             f"{self._said(phrase)} is read as {' + '.join(map(repr, pieces))}, not as {words!r} "
             f"is by itself, in the prompt {self._prompt!r}. Write {words!r} with spaces around it"
         )
+
+    def _is_space(self, number: int) -> bool:
+        """Whether a token is the space before a word, as sentencepiece writes it."""
+        return bool(self._tokenizer.convert_ids_to_tokens([number]) == [SPACE])
 
     def _said(self, phrase: Phrase) -> str:
         words = self._prompt[phrase.start : phrase.end]
@@ -276,15 +282,6 @@ class _Reading:
 
 def _overlap(span: tuple[int, int] | None, start: int, end: int) -> bool:
     return span is not None and span[0] < end and start < span[1]
-
-
-def _prepared(pipeline: Any, tokenizer: Any, prompt: str) -> str:
-    """The text that the pipeline gives to its tokenizer."""
-    if hasattr(pipeline, "maybe_convert_prompt"):
-        return str(pipeline.maybe_convert_prompt(prompt, tokenizer))
-    if hasattr(pipeline, "_text_preprocessing"):
-        return str(pipeline._text_preprocessing(prompt, clean_caption=False)[0])
-    return prompt
 
 
 class _Folded:

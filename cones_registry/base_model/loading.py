@@ -17,7 +17,7 @@ from cones_registry.errors import ConesError, CorruptDataError, MissingExtraErro
 if TYPE_CHECKING:
     from cones_registry.base_model.source import ModelFolder, Part
 
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 # What the loaders raise for a damaged folder: odd shapes and values, classes that do not exist.
 _LOAD_ERRORS = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 _LOGGER = logging.getLogger(__name__)
@@ -152,7 +152,9 @@ def _check_tokenizers(folder: ModelFolder, pipeline: Any) -> None:
     Without its vocabulary it gives every prompt the same rows; without its configuration it does
     not know how many rows there are.
     """
+    # Of transformers the pipelines say how many rows there are, whatever the tokenizer says.
     told = "max_sequence_length" in inspect.signature(type(pipeline).__call__).parameters
+    told = told or getattr(pipeline, "unet", None) is None
     for name in TOKENIZERS:
         tokenizer = getattr(pipeline, name, None)
         if tokenizer is None:

@@ -48,6 +48,11 @@ class BaseModel:
         published_source: str | None = None,
     ) -> None:
         """Wrap a loaded diffusers pipeline; most callers want ``BaseModel.load``."""
+        if getattr(pipeline, "transformer_2", None) is not None:
+            raise UsageError(
+                f"{source!r} draws with two transformers in turn, one for high and one for low "
+                "noise; a mask belongs to one. Take a model with one (see schema/models.md)"
+            )
         self._pipeline = pipeline
         self.source = source
         self.published_source = published_source

@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from cones_registry.attention import find_phrases, subject_rows, unservable_reason
+from cones_registry.attention.modules import original
+from cones_registry.base_model.stock import own_size
 from cones_registry.errors import UsageError
+from cones_registry.extraction.stock_call import StockCall, record_call
+from cones_registry.families import FAMILIES, Family, family_of
 
 if TYPE_CHECKING:
     from cones_registry.attention import RowChoice
@@ -28,30 +32,69 @@ class Texts:
     embeddings: [P, T, D], what the denoiser takes as ``encoder_hidden_states``.
     rows: bool [P, T], the rows of the subject's own tokens.
     pooled: [P, E] of models that also read the text as a whole (SDXL), else None.
+    size: pixels of the pictures' sides, which SDXL reads.
+    call: everything the denoiser reads, of other families than Stable Diffusion.
     """
 
     embeddings: torch.Tensor
     rows: torch.Tensor
     pooled: torch.Tensor | None = None
+    size: int = 0
+    call: StockCall | None = None
+
+    def predict(
+        self,
+        base: BaseModel,
+        denoiser: Any,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        which: torch.Tensor,
+    ) -> torch.Tensor:
+        """What ``denoiser`` answers for noisy latents [B, …] and prompts ``which`` int64 [B]."""
+        if self.call is not None:
+            return self.call.predict(denoiser, noisy, timesteps, which)
+        answer: torch.Tensor = denoiser(
+            noisy,
+            timesteps,
+            encoder_hidden_states=self.embeddings[which],
+            added_cond_kwargs=_added_conditions(base, self, which),
+        ).sample
+        return answer
 
 
 def require_learnable(base: BaseModel) -> None:
     """Raise UsageError for a base model that concepts cannot be extracted from, and say why."""
-    if base.denoiser_name != "unet":
+    family = base_family(base)
+    if family is None or not family.learnt:
+        learnt = ", ".join(each.name for each in FAMILIES if each.learnt)
         raise UsageError(
-            f"{base.source!r} has a transformer; concepts are extracted from U-Nets. "
-            "Use a Stable Diffusion 1.x, 2.x or XL pipeline"
+            f"{base.source!r} is drawn by {type(base.pipeline).__name__}, which concepts are not "
+            f"extracted from. Use one of {learnt}"
         )
     reason = unservable_reason(base.denoiser)
     if reason is not None:
         raise UsageError(f"cannot extract from {base.source!r}: {reason}")
 
 
-def check_token(base: BaseModel, token: str) -> None:
-    """Raise UsageError unless every tokenizer of ``base`` has ``token`` as one entry of its own.
+def base_family(base: BaseModel) -> Family | None:
+    """The family of a base model, None if its pipeline belongs to none."""
+    kind = type(base.pipeline).__name__
+    family = family_of(type(original(base.denoiser)).__name__, kind)
+    return family if family is not None and kind in family.pipelines else None
 
-    A token in several pieces shares them with ordinary words, so a mask on its rows would be
-    learnt for the pieces, and words that hold them would look like the subject to the text encoder.
+
+def is_stable_diffusion(base: BaseModel) -> bool:
+    """Whether prompts are encoded and told as in Stable Diffusion 1, 2 and XL."""
+    return type(base.pipeline).__name__ in ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+
+
+def check_token(base: BaseModel, token: str) -> None:
+    """Raise UsageError unless every tokenizer of ``base`` can read ``token`` as a word of its own.
+
+    For CLIP it must be one entry: a token in several pieces shares them with ordinary words, so a
+    mask on its rows would be learnt for the pieces, and words that hold them would look like the
+    subject to the text encoder. Larger text encoders read most rare words in pieces and tell them
+    apart by their company.
     """
     if not token.strip() or token != token.strip() or len(token.split()) != 1:
         raise UsageError(f"token {token!r} is not one word. Take a rare one, such as 'sks'")
@@ -61,12 +104,18 @@ def check_token(base: BaseModel, token: str) -> None:
             # Special tokens include the one for unknown words.
             if len(pieces) == 1 and pieces[0] not in tokenizer.all_special_tokens:
                 continue
+            if _is_sentencepiece(tokenizer) and pieces:
+                continue  # rare words are several pieces there; rows are found by character
             free = [word for word in _RARE_WORDS if len(tokenizer.tokenize(word)) == 1]
             hint = f"such as {', '.join(map(repr, free[:4]))}" if free else "of its vocabulary"
             raise UsageError(
                 f"token {token!r} is no single entry of this model's tokenizer, which reads it as "
                 f"{' + '.join(map(repr, pieces)) or 'nothing'}. Take one rare word it knows, {hint}"
             )
+
+
+def _is_sentencepiece(tokenizer: Any) -> bool:
+    return "clip" not in type(tokenizer).__name__.lower()
 
 
 _RARE_WORDS = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm", "olis", "pll", "ucd")
@@ -79,13 +128,19 @@ def encode_texts(
     token: str | None = None,
     class_noun: str = "",
     rows: RowChoice = "phrase",
+    size: int | None = None,
 ) -> Texts:
     """Encode prompts; rows of ``token`` (with the noun that follows it) are found where it stands.
 
-    rows: which rows are the subject's own.
+    rows: which rows are the subject's own. size: pixels of the pictures' sides; None: the model's.
 
     Raises NotFoundError if a prompt names the token past what the text encoder reads.
     """
+    size = size or picture_size(base)
+    if not is_stable_diffusion(base):
+        call = record_call(base, prompts, size)
+        own = find_rows(base, prompts, token, class_noun, call.row_count, rows=rows)
+        return Texts(call.embeddings, own, size=size, call=call)
     pipeline = base.pipeline
     accepted = inspect.signature(pipeline.encode_prompt).parameters
     parts, pooled = [], []
@@ -102,7 +157,7 @@ def encode_texts(
                 pooled.append(found[2])
         embeddings = torch.cat(parts)
     own = find_rows(base, prompts, token, class_noun, embeddings.shape[1], rows=rows)
-    return Texts(embeddings, own, torch.cat(pooled) if pooled else None)
+    return Texts(embeddings, own, torch.cat(pooled) if pooled else None, size)
 
 
 def find_rows(
@@ -127,17 +182,17 @@ def find_rows(
     return found
 
 
-def added_conditions(
-    base: BaseModel, texts: Texts, which: torch.Tensor, size: int
+def _added_conditions(
+    base: BaseModel, texts: Texts, which: torch.Tensor
 ) -> dict[str, torch.Tensor] | None:
     """What SDXL's U-Net reads besides the text: pooled text and picture size; else None."""
     if texts.pooled is None:
         return None
     pooled = texts.pooled[which]
     times = base.pipeline._get_add_time_ids(
-        (size, size),
+        (texts.size, texts.size),
         (0, 0),
-        (size, size),
+        (texts.size, texts.size),
         dtype=pooled.dtype,
         text_encoder_projection_dim=pooled.shape[-1],
     ).to(pooled.device)
@@ -146,9 +201,7 @@ def added_conditions(
 
 def picture_size(base: BaseModel) -> int:
     """Width and height in pixels of the model's own square pictures."""
-    sample = base.denoiser.config.sample_size
-    scale = int(base.pipeline.vae_scale_factor)
-    return int(sample if isinstance(sample, int) else sample[0]) * scale
+    return own_size(base.pipeline)
 
 
 def fitted(image: Image.Image, size: int) -> Image.Image:
@@ -157,16 +210,32 @@ def fitted(image: Image.Image, size: int) -> Image.Image:
 
 
 def encode_pictures(base: BaseModel, pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Latents of square RGB pictures of the model's size: [n, C, h, w], scaled to variance 1."""
+    """Latents of square RGB pictures of one size: [n, C, h, w], scaled to variance 1."""
     vae = base.pipeline.vae
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
     parts = []
     with torch.no_grad():
         for start in range(0, len(pictures), _CHUNK):
             chunk = [np.asarray(each, np.float32) for each in pictures[start : start + _CHUNK]]
             pixels = torch.from_numpy(np.stack(chunk)).permute(0, 3, 1, 2) / 127.5 - 1
-            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
-            # AutoencoderKL gives a distribution, AutoencoderTiny the latents themselves.
-            latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
-            parts.append((latents.float() - shift) * vae.config.scaling_factor)
+            parts.append(_latents(vae, pixels.to(vae.device, vae.dtype)))
     return torch.cat(parts)
+
+
+def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    means = getattr(vae.config, "latents_mean", None)
+    if means is not None:  # Qwen-Image's, of videos: one frame
+        frames: torch.Tensor = vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
+        mean, deviation = (
+            torch.tensor(each, device=frames.device).view(1, -1, 1, 1)
+            for each in (means, vae.config.latents_std)
+        )
+        return (frames[:, :, 0].float() - mean) / deviation
+    encoded = vae.encode(pixels)
+    # AutoencoderKL gives a distribution, AutoencoderTiny and AutoencoderDC the latents themselves.
+    if "latent_dist" in encoded:
+        latents = encoded.latent_dist.mode()
+    else:
+        latents = encoded.latents if "latents" in encoded else encoded.latent
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    scaled: torch.Tensor = (latents.float() - shift) * vae.config.scaling_factor
+    return scaled

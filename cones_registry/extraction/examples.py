@@ -34,7 +34,8 @@ class Example:
 class ExampleBank:
     """Examples of one kind in the form the denoiser reads.
 
-    latents: float32 [E, C, h, w] on the model's device. prompts: the P distinct ones.
+    latents: float32 [E, C, h, w], or packed [E, n, 4 C], on the model's device. prompts: the P
+    distinct ones.
     """
 
     def __init__(
@@ -46,14 +47,16 @@ class ExampleBank:
         token: str | None = None,
         class_noun: str = "",
         rows: RowChoice = "phrase",
+        size: int | None = None,
     ) -> None:
-        self.latents = latents.to(base.device)
         distinct = sorted({prompt for each in prompts for prompt in each})
         number = {prompt: position for position, prompt in enumerate(distinct)}
         self.prompts = tuple(distinct)
         self.texts: Texts = encode_texts(
-            base, distinct, token=token, class_noun=class_noun, rows=rows
+            base, distinct, token=token, class_noun=class_noun, rows=rows, size=size
         )
+        call = self.texts.call
+        self.latents = (latents if call is None else call.packed(latents)).to(base.device)
         self._choices = [torch.tensor([number[prompt] for prompt in each]) for each in prompts]
 
     @classmethod
@@ -76,6 +79,7 @@ class ExampleBank:
             token=token,
             class_noun=class_noun,
             rows=rows,
+            size=examples[0].image.width if examples else None,
         )
 
     def __len__(self) -> int:

@@ -10,7 +10,6 @@ import torch
 
 from cones_registry.attention import RowEdit, edited
 from cones_registry.errors import ConesError
-from cones_registry.extraction.conditioning import added_conditions, picture_size
 
 if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
@@ -31,23 +30,19 @@ def denoising_losses(
 
     edits: of K/V rows; None: the denoiser itself is called, with all gradients it has.
     """
-    unet, device = base.denoiser, base.device
+    device = base.device
     clean = draw.bank.latents[draw.examples.to(device)]
     noise = draw.noise.to(device)
-    which = draw.prompts.to(device)
-    embeddings = draw.bank.texts.embeddings[which]
-    added = added_conditions(base, draw.bank.texts, which, picture_size(base))
-    denoiser = unet
-    if edits is not None:
-        denoiser = edited(unet, edits)
-    predicted = denoiser(
+    denoiser = base.denoiser if edits is None else edited(base.denoiser, edits)
+    predicted = draw.bank.texts.predict(
+        base,
+        denoiser,
         schedule.noisy(clean, noise, draw.timesteps).to(base.dtype),
         draw.timesteps.to(device),
-        encoder_hidden_states=embeddings,
-        added_cond_kwargs=added,
-    ).sample
+        draw.prompts.to(device),
+    )
     target = schedule.target(clean, noise, draw.timesteps)
-    errors: torch.Tensor = (predicted.float() - target).square().mean((1, 2, 3))
+    errors: torch.Tensor = (predicted.float() - target).square().flatten(1).mean(1)
     return errors * schedule.weights(draw.timesteps).to(device)
 
 

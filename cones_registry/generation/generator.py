@@ -300,16 +300,11 @@ class Generator:
         arguments = {
             "prompt": [request.prompt for request in requests],
             "num_inference_steps": settings.steps,
-            "guidance_scale": settings.guidance_scale,
-            "height": settings.height,
-            "width": settings.width,
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
             "output_type": "pil",
-            **family_arguments(view, settings),
+            **family_arguments(view, settings, negatives),
             **settings.pipeline_arguments,
         }
-        if any(negatives):
-            arguments["negative_prompt"] = negatives
         # A half-precision autoencoder that upcasts itself while decoding changes shared weights.
         exclusive = base.lock if _upcasts_autoencoder(view) else nullcontext()
         watched = None
@@ -318,7 +313,9 @@ class Generator:
         with exclusive:
             output = view(**arguments)
         failed = failures(watched, output, len(requests), dtype=base.dtype)
-        return [failed.get(number, picture) for number, picture in enumerate(output.images)]
+        frames = getattr(output, "frames", None)  # of pipelines for videos, here of one frame
+        images = output.images if frames is None else [each[0] for each in frames]
+        return [failed.get(number, picture) for number, picture in enumerate(images)]
 
 
 def _raising(drawn: Iterator[Image | str]) -> Iterator[Image]:

@@ -54,7 +54,7 @@ def branches(
         own = _subject_rows(base, request.prompt, part, rows, include_padding=include_padding)
         conditional.append(MaskedPart(part.mask, own))
         if mask_unconditional and request.negative_prompt:
-            own = _subject_rows(base, request.negative_prompt, part, rows, required=False)
+            own = _subject_rows(base, request.negative_prompt, part, rows, negative=True)
             if own.any():
                 unconditional.append(MaskedPart(part.mask, own))
     return Branches(RequestParts(tuple(conditional)), RequestParts(tuple(unconditional)))
@@ -67,7 +67,7 @@ def _subject_rows(
     rows: int,
     *,
     include_padding: bool = False,
-    required: bool = True,
+    negative: bool = False,
 ) -> torch.Tensor:
     """Rows of one part of a composition, bool [T]."""
     if part.scope != "subject":
@@ -77,6 +77,8 @@ def _subject_rows(
             f"{', '.join(part.refs) or 'a part'} has scope 'subject' but no token. Push the "
             "concept with the token it was learnt with"
         )
-    phrases = find_phrases(prompt, token=part.token, class_noun=part.class_noun, required=required)
+    phrases = find_phrases(
+        prompt, token=part.token, class_noun=part.class_noun, required=not negative
+    )
     choice: RowChoice = "padding" if include_padding else "phrase"
-    return subject_rows(base, prompt, phrases, choice=choice, length=rows)
+    return subject_rows(base, prompt, phrases, choice=choice, length=rows, negative=negative)

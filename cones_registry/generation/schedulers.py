@@ -23,6 +23,35 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+# Those that can be told to follow a straight path from noise to picture.
+FLOW_SCHEDULERS = {
+    "deis": "DEISMultistepScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "FlowMatchHeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is of a model trained by flow matching."""
+    config = scheduler.config
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(
+        config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def _flow_settings(kind: type, own: Any) -> dict[str, Any]:
+    """What a scheduler must be told to draw with a model trained by flow matching."""
+    if kind.__name__.startswith("FlowMatch"):
+        return {}
+    shift = own.config.get("shift", own.config.get("flow_shift", 1.0))
+    return {
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+    }
+
 
 def fresh_scheduler(own: Any, choice: Any = None) -> Any:
     """A scheduler no one else uses.
@@ -41,6 +70,14 @@ def fresh_scheduler(own: Any, choice: Any = None) -> Any:
             )
         import diffusers
 
+        if is_flow(own):
+            if choice not in FLOW_SCHEDULERS:
+                raise UsageError(
+                    f"scheduler {choice!r} is not made for models trained by flow matching. "
+                    f"Expected one of {', '.join(FLOW_SCHEDULERS)}, or leave it out"
+                )
+            kind = getattr(diffusers, FLOW_SCHEDULERS[choice])
+            return kind.from_config(own.config, **_flow_settings(kind, own))
         choice = getattr(diffusers, SCHEDULERS[choice])
     if isinstance(choice, type) and hasattr(choice, "from_config"):
         try:
@@ -85,7 +122,7 @@ def check_scheduler(own: Any, choice: Any, steps: int) -> None:
 def _is_able(own: Any, name: str, steps: int) -> bool:
     try:
         return _refusal(fresh_scheduler(own, name), steps) is None
-    except MissingExtraError:
+    except (MissingExtraError, UsageError):
         return False
 
 
@@ -96,9 +133,12 @@ def _refusal(scheduler: Any, steps: int) -> str | None:
     noise = {"generator": torch.Generator("cpu")}
     takes_noise = "generator" in inspect.signature(scheduler.step).parameters
     try:
-        scheduler.set_timesteps(steps, device="cpu")
+        shifted = scheduler.config.get("use_dynamic_shifting", False)
+        # How far depends on the picture's size, which no scheduler refuses.
+        scheduler.set_timesteps(steps, device="cpu", **({"mu": 1.0} if shifted else {}))
         first = scheduler.timesteps[0]
-        scheduler.scale_model_input(number, first)
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(number, first)
         scheduler.step(number, first, number, **(noise if takes_noise else {}))
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         return " ".join(str(error).split()).rstrip(".")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from cones_registry.base_model.stock import call_parameters, stock_arguments
 from cones_registry.errors import UsageError
 from cones_registry.generation.preview import PreviewCallback, StepCallback, preview_callback
 from cones_registry.picture_size import check_side
@@ -20,7 +20,9 @@ _RESERVED = frozenset(
         "latents",
         "negative_prompt",
         "negative_prompt_embeds",
+        "num_frames",
         "num_images_per_prompt",
+        "num_videos_per_prompt",
         "output_type",
         "prompt",
         "prompt_embeds",
@@ -37,8 +39,11 @@ _OWNED = {
     "num_inference_steps": "steps",
 }
 
-# Latent sizes whose pictures PixArt draws at the nearest trained aspect ratio.
-_BINNED_SIZES = (32, 64, 128)
+# Pipelines whose latents between two steps are no pictures yet: packed, or of several frames.
+_WITHOUT_PREVIEW = (
+    *("CosmosTextToWorldPipeline", "FluxPipeline", "Flux2KleinPipeline", "Flux2Pipeline"),
+    *("LTXPipeline", "QwenImagePipeline", "WanPipeline"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ def check_settings(pipeline: Any, settings: Settings, batch_size: int | None) ->
         raise UsageError(
             f"{type(pipeline).__name__} has no callback after a step; drop on_step and on_preview"
         )
+    if settings.on_preview and type(pipeline).__name__ in _WITHOUT_PREVIEW:
+        raise UsageError(
+            f"{type(pipeline).__name__} has no pictures between two steps; drop on_preview"
+        )
     for name, size in (("height", settings.height), ("width", settings.width)):
         if size is not None:
             check_side(name, size)
@@ -80,7 +89,7 @@ def check_settings(pipeline: Any, settings: Settings, batch_size: int | None) ->
 
 def has_step_callback(pipeline: Any) -> bool:
     """Whether a stock pipeline calls back after each step."""
-    return "callback_on_step_end" in _parameters(pipeline)
+    return "callback_on_step_end" in call_parameters(pipeline)
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -90,7 +99,7 @@ def _check_count(name: str, value: Any) -> None:
 
 def _check_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> None:
     """Stock pipelines take ``**kwargs`` and ignore what they do not know: a slip must not pass."""
-    known = _parameters(pipeline)
+    known = call_parameters(pipeline).keys()
     for name in sorted(arguments):
         if name in _RESERVED:
             raise UsageError(f"{name!r} cannot be given for a batch. Say it in each Request")
@@ -104,22 +113,15 @@ def _check_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _parameters(pipeline: Any) -> frozenset[str]:
-    """Names of what a stock pipeline takes in a call."""
-    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
-    named = (each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD)
-    return frozenset(named) - {"self"}
-
-
-def family_arguments(view: Any, settings: Settings) -> dict[str, Any]:
-    """Arguments that only some stock pipelines know."""
-    known = _parameters(view)
-    arguments: dict[str, Any] = {}
-    if "clean_caption" in known:
-        # Rows are found in the prompt as it is given; cleaning would move them.
-        arguments["clean_caption"] = False
-    if "use_resolution_binning" in known:
-        arguments["use_resolution_binning"] = view.transformer.config.sample_size in _BINNED_SIZES
+def family_arguments(view: Any, settings: Settings, negatives: Sequence[str]) -> dict[str, Any]:
+    """Arguments of one call of a stock pipeline besides prompts, steps and seeds."""
+    arguments = stock_arguments(
+        view,
+        guidance_scale=settings.guidance_scale,
+        negatives=negatives,
+        height=settings.height,
+        width=settings.width,
+    )
     callback = settings.on_step
     if settings.on_preview is not None:
         callback = preview_callback(settings.on_preview, settings.preview_every, callback)

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cones_registry.attention import EditedModel, RowEdit, is_cached, plan_rows
+from cones_registry.attention import (
+    EditedModel,
+    MaskedPart,
+    RequestParts,
+    RowEdit,
+    is_cached,
+    plan_rows,
+)
 from cones_registry.attention.rows import RowEdits
+from cones_registry.base_model.loading import TOKENIZERS
 from cones_registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,18 +40,17 @@ class PlannedModel:
         self._requests = requests
         self._once = is_cached(denoiser)
         self._branch = "cond"
-        self._planned: dict[str, tuple[torch.Tensor, int, EditedModel]] = {}
+        self._planned: dict[str, tuple[_Text, EditedModel]] = {}
 
     def __call__(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
-        text = encoder_hidden_states
-        # A callback may write into the text between two steps; inference tensors do not count that.
-        version = -1 if text.is_inference() else text._version
-        seen, seen_version, model = self._planned.get(self._branch, (None, -1, None))
-        if model is None or seen is not text or version != seen_version:
-            edits = RowEdits(self._edits(text, kwargs), once=self._once)
+        second = kwargs.get("encoder_hidden_states_t5")  # Hunyuan-DiT puts it behind the first
+        states = (encoder_hidden_states,) if second is None else (encoder_hidden_states, second)
+        seen, model = self._planned.get(self._branch, (None, None))
+        if model is None or seen is None or not seen.is_still(states):
+            edits = RowEdits(self._edits(states), once=self._once)
             model = EditedModel(self._denoiser, edits)
-            self._planned[self._branch] = text, version, model
-        return model(*args, encoder_hidden_states=text, **kwargs)
+            self._planned[self._branch] = _Text(states), model
+        return model(*args, encoder_hidden_states=encoder_hidden_states, **kwargs)
 
     @contextmanager
     def cache_context(self, name: str, **rest: Any) -> Iterator[None]:
@@ -58,37 +65,72 @@ class PlannedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._denoiser, name)
 
-    def _edits(self, text: torch.Tensor, kwargs: dict[str, Any]) -> list[RowEdit]:
+    def _edits(self, states: tuple[torch.Tensor, ...]) -> list[RowEdit]:
+        batch, rows = states[0].shape[0], sum(each.shape[1] for each in states)
         conditional = [request.conditional for request in self._requests]
         unconditional = [request.unconditional for request in self._requests]
         alone = unconditional if self._branch == "uncond" else conditional
-        entries = {1: alone, 2: unconditional + conditional}.get(
-            text.shape[0] // len(conditional), []
-        )
-        if len(entries) != text.shape[0]:
+        entries = {1: alone, 2: unconditional + conditional}.get(batch // len(conditional), [])
+        if len(entries) != batch:
             raise UsageError(
-                f"the pipeline gave text for {text.shape[0]} pictures where {len(conditional)} "
+                f"the pipeline gave text for {batch} pictures where {len(conditional)} "
                 "requests, or twice as many with guidance, were expected"
             )
-        return plan_rows(entries, _row_count(text, kwargs))
+        return plan_rows([_fitted(entry, rows) for entry in entries], rows)
 
 
-def _row_count(text: torch.Tensor, kwargs: dict[str, Any]) -> int:
-    """Rows T of the text that the denoiser reads; Hunyuan-DiT puts T5's behind the first ones."""
-    second = kwargs.get("encoder_hidden_states_t5")
-    return int(text.shape[1] + (0 if second is None else second.shape[1]))
+class _Text:
+    """Text states as they were when they were seen."""
+
+    def __init__(self, states: tuple[torch.Tensor, ...]) -> None:
+        self._states = states
+        self._versions = [_version(each) for each in states]
+
+    def is_still(self, states: tuple[torch.Tensor, ...]) -> bool:
+        """Whether ``states`` are these; some pipelines cast them anew at every step."""
+        if len(states) != len(self._states):
+            return False
+        return all(
+            version == _version(seen) and (seen is now or _are_equal(seen, now))
+            for seen, version, now in zip(self._states, self._versions, states, strict=True)
+        )
+
+
+def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+
+
+def _version(states: torch.Tensor) -> int:
+    """Counts what is written into a tensor; a callback may write into the text between steps."""
+    return -1 if states.is_inference() else states._version
+
+
+def _fitted(entry: RequestParts, rows: int) -> RequestParts:
+    """``entry`` for a text of ``rows`` rows: some models cut it to the batch's longest prompt."""
+    return RequestParts(
+        tuple(
+            part
+            if part.rows is None or len(part.rows) <= rows
+            else MaskedPart(part.mask, part.rows[:rows])
+            for part in entry.parts
+        )
+    )
 
 
 class LockedTokenizer:
     """A tokenizer that one thread uses at a time: padding and truncation are state inside it."""
 
     def __init__(self, tokenizer: Any, lock: threading.RLock) -> None:
-        self._tokenizer = tokenizer
-        self._lock = lock
+        self.__dict__.update(_tokenizer=tokenizer, _lock=lock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return self._tokenizer(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it on the tokenizer itself: Sana's pipeline says on which side it pads."""
+        with self._lock:
+            setattr(self._tokenizer, name, value)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._tokenizer, name)
@@ -112,7 +154,7 @@ def pipeline_view(base: BaseModel, denoiser: Any, scheduler: Any, *, progress: b
     view = copy.copy(base.pipeline)
     # Past the pipeline's own __setattr__, which would look up the replacement's library.
     replaced: dict[str, Any] = {base.denoiser_name: denoiser, "scheduler": scheduler}
-    for name in ("tokenizer", "tokenizer_2"):
+    for name in TOKENIZERS:
         tokenizer = getattr(view, name, None)
         if tokenizer is not None:
             replaced[name] = LockedTokenizer(tokenizer, base.lock)

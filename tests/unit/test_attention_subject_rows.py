@@ -182,7 +182,9 @@ def test_empty_token_is_a_usage_error() -> None:
 
 
 def test_tokenizer_without_offsets_is_refused(tiny_base: BaseModel) -> None:
-    slow = SimpleNamespace(is_fast=False, model_max_length=8)
+    slow = SimpleNamespace(
+        is_fast=False, model_max_length=8, tokenize=lambda text: ["?"], added_tokens_encoder={}
+    )
     base: Any = SimpleNamespace(
         pipeline=tiny_base.pipeline, tokenizers=(slow,), lock=tiny_base.lock
     )

@@ -17,7 +17,7 @@ from cones_registry.evaluation.baselines.method import Trainable
 from cones_registry.evaluation.baselines.private_model import private_copy, settled
 from cones_registry.evaluation.baselines.tuned import Tuned, baseline, restore
 from cones_registry.extraction.batches import Batches, Draw
-from cones_registry.extraction.conditioning import require_learnable
+from cones_registry.extraction.conditioning import is_stable_diffusion, require_learnable
 from cones_registry.extraction.loss import DivergedError, denoising_losses
 from cones_registry.extraction.methods import Curve
 from cones_registry.extraction.noise import NoiseSchedule
@@ -73,6 +73,11 @@ def train(
             "step, one picture, and a rate above 0"
         )
     require_learnable(base)
+    if not is_stable_diffusion(base):
+        raise UsageError(
+            f"{base.source!r} is drawn by {type(base.pipeline).__name__}; the methods to compare "
+            "with are trained on Stable Diffusion 1.x, 2.x and XL alone"
+        )
     materials = gather_all(base, subjects)
     settings = replace(settings or ExtractionSettings(), prior_weight=prior)
     began = time.monotonic()
