@@ -1,5 +1,6 @@
 """Collages, noise schedules and what a base model must be to learn from."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,11 +146,26 @@ def test_timesteps_come_one_from_each_part_of_the_range() -> None:
     assert 650 < biased.float().mean() < 680
 
 
-def test_flow_matching_is_refused() -> None:
+def test_flow_matching_goes_straight_from_picture_to_noise() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    with pytest.raises(UsageError, match="alphas_cumprod"):
-        NoiseSchedule.of(FlowMatchEulerDiscreteScheduler())
+    schedule = NoiseSchedule.of(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    clean, noise = torch.randn(4, 16, 8), torch.randn(4, 16, 8)  # packed latents
+    timesteps = torch.tensor([0.0, 250.0, 500.0, 1000.0])
+    noisy = schedule.noisy(clean, noise, timesteps)
+    torch.testing.assert_close(noisy[1], 0.75 * clean[1] + 0.25 * noise[1])
+    assert torch.equal(noisy[0], clean[0])
+    assert torch.equal(noisy[3], noise[3])
+    torch.testing.assert_close(
+        noisy + (1 - timesteps / 1000)[:, None, None] * schedule.target(clean, noise, timesteps),
+        noise,
+    )
+    # Logit-normal levels, their median 1/2 shifted to 3/4.
+    drawn = schedule.stratified(2001, torch.Generator().manual_seed(0))
+    assert abs(float(drawn.median()) - 750) < 5
+    quarter = 1 / (1 + math.exp(0.6745))
+    shifted = 3000 * quarter / (1 + 2 * quarter)
+    assert abs(float(drawn.quantile(0.25)) - shifted) < 5
 
 
 def test_a_token_is_one_entry_of_the_tokenizer(tiny_base: "BaseModel") -> None:
