@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +102,7 @@ def _dtype_argument(library: str) -> str:
     """What ``from_pretrained`` calls the type of the weights; it was renamed in transformers."""
     if library != "transformers":
         return "torch_dtype"
-    installed = tuple(int(each) for each in version("transformers").split(".")[:2])
-    return "dtype" if installed >= (4, 56) else "torch_dtype"
+    return "dtype" if _numbers(version("transformers")) >= (4, 56) else "torch_dtype"
 
 
 def _and_more(names: list[str]) -> str:
@@ -137,8 +138,33 @@ def _load_error(folder: ModelFolder, error: Exception) -> ConesError:
         )
     return CorruptDataError(
         f"cannot load the pipeline in {folder.path}: {reason}. Its configuration, its weights and "
-        "the installed diffusers and transformers must fit each other. Copy the folder again"
+        "the installed diffusers and transformers must fit each other. "
+        f"{_upgrade(folder)}Copy the folder again"
     )
+
+
+def _upgrade(folder: ModelFolder) -> str:
+    """Which library is older here than the one that wrote the folder; nothing if none is."""
+    files = {
+        "diffusers": [folder.path / "model_index.json"],
+        "transformers": sorted(folder.path.glob("text_encoder*/config.json")),
+    }
+    for library, places in files.items():
+        for place in places:
+            try:
+                content = json.loads(place.read_text(encoding="utf-8"))
+                wrote = content.get("_diffusers_version") or content.get("transformers_version")
+            except (OSError, ValueError, AttributeError):
+                continue
+            here = version(library)
+            if isinstance(wrote, str) and _numbers(wrote) > _numbers(here):
+                return f"It was written by {library} {wrote}, here is {here}: upgrade {library}. "
+    return ""
+
+
+def _numbers(version_text: str) -> tuple[int, ...]:
+    """The first two numbers of a version: ``0.42.1`` -> (0, 42)."""
+    return tuple(int(each) for each in re.findall(r"\d+", version_text)[:2])
 
 
 def _is_memory_short(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from cones_registry.batch import (
     run_learning,
 )
 from cones_registry.batch.subject import parse_subjects
+from cones_registry.codec import load_file
 from cones_registry.errors import ConflictError
 from cones_registry.registry import Registry
 
@@ -130,6 +131,21 @@ def test_a_run_started_again_tells_what_was_removed_and_pushes_the_rest(
     assert failure.line == 1
     assert "alice/dog:1, which was removed since" in failure.reason
     assert [registry.get(f"alice/{name}").version for name in ("star", "cross")] == [1, 1]
+
+
+def test_a_mask_that_was_damaged_meanwhile_is_learnt_again(
+    tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
+) -> None:
+    arguments = (lines(photos), tmp_path / "out", registry, tiny_pipeline_folder)
+    learn(*arguments)
+    files = sorted((tmp_path / "out/masks").iterdir())
+    sound = [load_file(file) for file in files]
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:200])
+    report, _ = learn(*arguments)
+    assert (report.made, report.kept, report.succeeded) == (2, 1, True)
+    assert [load_file(file) for file in files] == sound
+    assert [registry.get(f"alice/{name}").version for name in ("dog", "star")] == [1, 1]
 
 
 def test_a_subject_that_fails_does_not_stop_the_others(

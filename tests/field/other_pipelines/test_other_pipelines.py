@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from cones_registry.base_model import BaseModel
-from cones_registry.errors import UsageError
+from cones_registry.errors import CorruptDataError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,15 @@ def test_a_folder_with_one_checkpoint_file_says_how_to_convert_it(tmp_path: Path
     save_file({"x": torch.zeros(2)}, tmp_path / "dreamy.safetensors")
     with pytest.raises(UsageError, match=r"dreamy\.safetensors.*from_single_file"):
         BaseModel.load(tmp_path, device="cpu")
+
+
+def test_a_folder_of_a_newer_library_says_to_upgrade(
+    folder: Path, edit: Callable[..., None]
+) -> None:
+    edit(
+        folder / "model_index.json",
+        _diffusers_version="9.1.0",
+        unet=["diffusers", "UNetOfTomorrow"],
+    )
+    with pytest.raises(CorruptDataError, match=r"written by diffusers 9\.1\.0.*upgrade diffusers"):
+        BaseModel.load(folder, device="cpu")
