@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from cones_registry.generation import Generator as Generator
     from cones_registry.generation import Request as Request
     from cones_registry.layers import LayerTable as LayerTable
-    from cones_registry.manifest import Concept as Concept
     from cones_registry.mask import ConceptMask as ConceptMask
+    from cones_registry.record import Concept as Concept
     from cones_registry.registry import Registry as Registry
     from cones_registry.resolver import Composition as Composition
 

@@ -43,6 +43,18 @@ class CorruptDataError(ConesError, ValueError):
     exit_code = 13
 
 
+class NewerFormatError(CorruptDataError):
+    """Data of a newer version of this package: nothing is wrong with it, nothing may change it."""
+
+    @classmethod
+    def of(cls, what: str) -> "NewerFormatError":
+        """The error for something that this version does not know."""
+        return cls(
+            f"this registry holds {what} that this version does not know: a newer version wrote "
+            "it. Upgrade cones-registry; nothing is damaged"
+        )
+
+
 class StoreUnavailableError(ConesError, OSError):
     """The object store did not answer, or refused."""
 

@@ -250,7 +250,7 @@ def many(bench: Bench, folder: Path) -> None:
         registry.push_many(items)
         ours = time.perf_counter() - start
         assert len(registry.find()) == 1000
-        store = registry._ledger.store
+        store = registry._session.store
         files = {entry.key: store.get(entry.key) for entry in store.list("")}
         copy = open_store(folder / f"{name}-copy")
         start = time.perf_counter()

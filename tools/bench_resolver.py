@@ -38,7 +38,7 @@ from bench_registry import Bench
 
 from cones_registry import Concept, ConceptMask, LayerTable, Registry
 from cones_registry.bitmap import unpack_positions
-from cones_registry.manifest import Ref
+from cones_registry.refs import Ref
 from cones_registry.registry.similar import Sketches, nearest
 from cones_registry.resolver import Composition, resolve
 from cones_registry.resolver.sketch import FORMAT, SketchFormat
@@ -304,7 +304,7 @@ def similar(bench: Bench, folder: Path) -> None:
     sketches = [FORMAT.sketch(mask) for mask in masks]
     making = (time.perf_counter() - start) / CONCEPTS
     registry = catalogue(folder, sketches)
-    state = registry._ledger.fresh()
+    state = registry._session.fresh()
     start = time.perf_counter()
     loaded = Sketches.of(state, SMALL.digest)
     loading = time.perf_counter() - start

@@ -16,14 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cones_registry.catalog.documents import seal
+from cones_registry.catalog.events import KINDS, Pushed, Tagged, plain_events
 from cones_registry.codec import LAYOUTS, decode, encode, read_footer
 from cones_registry.factors import PRECISIONS, Precision
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Provenance, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "schema" / "examples"
@@ -193,6 +197,136 @@ BAD_FOOTERS: dict[str, dict[str, Any]] = {
 }
 
 
+def as_json(value: Any) -> bytes:
+    """Indented JSON."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+RECORD = Record(
+    owner="alice",
+    name="dog",
+    version=1,
+    base="sha256:" + "a" * 64,
+    mask_digest="sha256:" + "b" * 64,
+    blob_digest="sha256:" + "c" * 64,
+    blob_bytes=100,
+    neuron_count=10,
+    table_neuron_count=100,
+    density=0.1,
+    precision="binary",
+    layout="gap8",
+    scope="subject",
+    token="sks",
+    class_noun="dog",
+    tags=("animal",),
+    created="2026-11-28T10:00:00.000000Z",
+    provenance=Provenance("gates", seed=7, parameters={"steps": 60}, history=({"loss": 0.5},)),
+    history_steps=1,
+    sketch=b"sketch",
+)
+SEGMENT = {
+    "format": "cones-log/2",
+    "actor": "ann@host",
+    "verb": "",
+    "events": plain_events(
+        [Pushed(RECORD.without_history()), Tagged("alice", "dog", 1, add=("brown",))]
+    ),
+}
+REMOVE = {"type": "remove", "owner": "alice", "name": "dog", "version": 1}
+ALIAS = {**REMOVE, "type": "alias", "alias": "prod", "generation": 1}
+
+
+def bad_segments() -> dict[str, dict[str, Any]]:
+    """Rule -> the example segment with this rule of schema/log.md broken."""
+    push = SEGMENT["events"][0]
+
+    def record(**changes: Any) -> dict[str, Any]:
+        return SEGMENT | {"events": [push | {"record": push["record"] | changes}]}
+
+    def events(*listed: dict[str, Any]) -> dict[str, Any]:
+        return SEGMENT | {"events": list(listed)}
+
+    return {
+        "format-of-another-kind": SEGMENT | {"format": "cones-quota/1"},
+        "format-of-before": SEGMENT | {"format": "cones-log/1"},
+        "no-events": events(),
+        "owner-climbs-out": record(owner="../etc"),
+        "owner-in-capitals": record(owner="Alice"),
+        "name-with-separator": record(name="dog/cat"),
+        "name-looks-alike": record(name="d\u043eg"),
+        "version-zero": record(version=0),
+        "version-not-whole": record(version=1.5),
+        "blob-digest-too-short": record(blob_digest="sha256:abc"),
+        "scope-unknown": record(scope="everywhere"),
+        "precision-unknown": record(precision="float8"),
+        "more-members-than-neurons": record(neuron_count=101, density=1.01),
+        "density-not-the-counts": record(density=0.2),
+        "blob-bytes-negative": record(blob_bytes=-1),
+        "created-not-utc": record(created="2026-11-22T00:00:00"),
+        "alias-all-digits": events(ALIAS | {"alias": "12"}),
+        "alias-generation-zero": events(ALIAS | {"generation": 0}),
+        "tag-empty": events(REMOVE | {"type": "tag", "add": [""], "remove": []}),
+        "newer-event": events({"type": "overwrite"}),
+        "newer-field-of-an-event": events(REMOVE | {"reason": "old"}),
+        "newer-field-of-a-record": record(colour="red"),
+    }
+
+
+def document_schema(title: str, name: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a small document with a format and its own digest."""
+    definitions = body.pop("$defs", {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"{name}.schema.json",
+        "title": title,
+        "type": "object",
+        "required": ["format", *body, "digest"],
+        "properties": {
+            "format": {"const": f"cones-{kind}"},
+            **body,
+            "digest": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+        },
+        "$defs": definitions,
+    }
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Name -> a JSON Schema that is made from the classes."""
+    (record,), of_record = msgspec.json.schema_components([Record], ref_template="#/$defs/{name}")
+    kinds, of_events = msgspec.json.schema_components(
+        list(KINDS.values()), ref_template="#/$defs/{name}"
+    )
+    # A record in the log has no field of a later version; a stored one may.
+    of_events["Record"]["additionalProperties"] = False
+    ulid = {"type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}$"}
+    version = document_schema(
+        "versions/<owner>/<name>/<number>.json: the record of a version",
+        "registry-version",
+        "version/1",
+        {"record": record, "maker": ulid, "$defs": of_record},
+    )
+    log = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "log-segment.schema.json",
+        "title": "log/<ulid>.<sha256>.json.zst, unpacked: one commit",
+        "type": "object",
+        "required": ["format", "events"],
+        "properties": {
+            "format": {"const": "cones-log/2"},
+            "actor": {"type": "string", "maxLength": 200},
+            "verb": {"type": "string", "maxLength": 200},
+            "events": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 100_000,
+                "items": {"oneOf": list(kinds)},
+            },
+        },
+        "$defs": of_events,
+    }
+    return {"registry-version": version, "log-segment": log}
+
+
 def files() -> dict[Path, bytes]:
     """Every file this tool answers for -> its content."""
     data = encode(example(), layout="gap8", footer=CONCEPT)
@@ -203,6 +337,13 @@ def files() -> dict[Path, bytes]:
         EXAMPLES / "mask-plain.parquet": encode(example(), layout="plain", footer=CONCEPT),
         EXAMPLES / "mask-footer.json": (json.dumps(footer, indent=2) + "\n").encode(),
     }
+    for name, schema in schemas().items():
+        made[ROOT / "schema" / f"{name}.schema.json"] = as_json(schema)
+    body = {"record": RECORD.dump(), "maker": "01M81X1G71RG9BMDSJFFGKZZPR"}
+    made[EXAMPLES / "registry-version.json"] = as_json(json.loads(seal("version", body)))
+    made[EXAMPLES / "log-segment.json"] = as_json(SEGMENT)
+    for rule, segment in bad_segments().items():
+        made[BAD / f"log-segment-{rule}.json"] = as_json(segment)
     for rule, content in bad_masks().items():
         made[BAD / f"mask-{rule}.parquet"] = content
     for rule, change in BAD_FOOTERS.items():

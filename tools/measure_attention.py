@@ -27,7 +27,7 @@ from cones_registry.demo.learn import companions, learn
 from cones_registry.demo.measure import Trial
 from cones_registry.demo.subjects import Subject
 from cones_registry.errors import ConflictError, NotFoundError
-from cones_registry.manifest import Scope
+from cones_registry.record import Scope
 from cones_registry.registry import Registry
 
 SHOWN = 4  # pictures of each kind on the sheet

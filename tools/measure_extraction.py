@@ -27,7 +27,7 @@ from cones_registry.demo.measure import draw, score, subject_trials
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.extraction import Companion
 from cones_registry.extraction.held_out import held_out_losses
-from cones_registry.manifest import Scope
+from cones_registry.record import Scope
 from cones_registry.registry import Registry
 
 

@@ -27,7 +27,7 @@ from cones_registry.demo.learn import SETTINGS, companions, learn
 from cones_registry.demo.measure import BATCH, Trial, group_trials, score, subject_trials
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import NotFoundError
-from cones_registry.manifest import Concept, Scope
+from cones_registry.record import Concept, Scope
 
 
 @dataclass(frozen=True)

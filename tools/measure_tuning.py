@@ -26,7 +26,7 @@ from cones_registry.demo.sheet import Strip, contact_sheet
 from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import ConflictError, NotFoundError
 from cones_registry.extraction import Companion, SubjectImages, TuneSettings, Tuning
-from cones_registry.manifest import Scope
+from cones_registry.record import Scope
 from cones_registry.registry import Registry
 
 SETS = ((0, 1), (2, 3), (0, 1, 2), (1, 2, 3), (0, 1, 2, 3))

@@ -21,7 +21,7 @@ from cones_registry.evaluation.fields import write_object
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
 from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
 from cones_registry.factors import Precision
-from cones_registry.manifest import Scope
+from cones_registry.record import Scope
 
 SEEDS = 5
 QUICK_STEPS = 2

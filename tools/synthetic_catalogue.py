@@ -81,19 +81,19 @@ def whole(table: str, rows: pa.Table) -> pa.Table:
 
 def publish(registry: Registry, rows: Mapping[str, Iterable[pa.Table]]) -> Manifest:
     """Let these rows be the whole catalogue of a registry whose log is folded."""
-    ledger = registry._ledger
+    session = registry._session
     registry.compact(grace=0)
-    state = ledger.fresh_now()
-    before = ledger.chain.read_position(state.meta.position)
+    state = session.fresh_now()
+    before = session.chain.read_position(state.meta.position)
     number = state.meta.position.number + 1
     found = {}
     for name, table in TABLES.items():
         lines = (table.as_lines(batch) for batch in rows.get(name, ()))
-        parts = runs.write_parts(ledger.store, table, lines)
+        parts = runs.write_parts(session.store, table, lines)
         found[name] = (Run(1, number, parts),) if parts else ()
     data = chain.encode_manifest(
         number,
-        before.position.epoch if before else ledger.clock.next(),
+        before.position.epoch if before else session.clock.next(),
         registry.id,
         before,
         since=number,
@@ -102,9 +102,9 @@ def publish(registry: Registry, rows: Mapping[str, Iterable[pa.Table]]) -> Manif
         tables=found,
         rest=rest_of(state.meta),
     )
-    made = ledger.chain.create(number, data)
+    made = session.chain.create(number, data)
     if made is None:
         raise RuntimeError("somebody else made this manifest")
-    ledger.chain.publish(ledger.clock.next(), made)
-    ledger.expire()
+    session.chain.publish(session.clock.next(), made)
+    session.expire()
     return made

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from cones_registry.layers import LayerTable
-    from cones_registry.manifest import Concept, Scope
     from cones_registry.mask import ConceptMask
+    from cones_registry.record import Concept, Scope
 
 
 class ComposedPart(Protocol):

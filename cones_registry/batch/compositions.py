@@ -10,9 +10,9 @@ from typing import Protocol, Self
 from cones_registry.batch.plan import Chosen, Chunk
 from cones_registry.errors import ConesError, CorruptDataError, UsageError
 from cones_registry.layers import LayerTable
-from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
-from cones_registry.registry.byte_cache import ByteCache
+from cones_registry.record import Concept
+from cones_registry.registry.cache import ByteCache
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
 from cones_registry.resolver.weighting import no_scores
 

@@ -22,8 +22,8 @@ from cones_registry.batch.fields import (
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.generation.schedulers import SCHEDULERS
-from cones_registry.manifest import parse_ref
 from cones_registry.picture_size import MAX_SIDE, check_side
+from cones_registry.refs import parse_ref
 from cones_registry.resolver.weighting import parse_weighted
 from cones_registry.seed import MAX_SEED
 

@@ -20,8 +20,8 @@ from cones_registry.batch.worker import Worker
 from cones_registry.codec import decode, encode, read_footer, read_ranks
 from cones_registry.errors import ConesError, ConflictError, CorruptDataError, NotFoundError
 from cones_registry.extraction import Extractor
-from cones_registry.manifest import Provenance
 from cones_registry.ranking import ranks_of
+from cones_registry.record import Provenance
 from cones_registry.store import Store
 
 if TYPE_CHECKING:

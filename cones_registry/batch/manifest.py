@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cones_registry.base_model import GenerationDefaults
 from cones_registry.errors import ConflictError, CorruptDataError
-from cones_registry.manifest import Concept
+from cones_registry.record import Concept
 
 KEY: Final = "run.json"
 FORMAT: Final = "cones run 1"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cones_registry.base_model import GenerationDefaults
 from cones_registry.batch.job import Job
-from cones_registry.manifest import Concept
+from cones_registry.record import Concept
 from cones_registry.resolver.weighting import format_weighted
 
 

@@ -27,7 +27,7 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.generation.recipe import FORMATS
-from cones_registry.manifest import Concept
+from cones_registry.record import Concept
 from cones_registry.store import Store
 
 DEFAULT_BATCH_SIZE = 8

@@ -21,7 +21,8 @@ from cones_registry.batch.fields import (
 )
 from cones_registry.errors import UsageError
 from cones_registry.extraction import METHODS
-from cones_registry.manifest import SCOPES, parse_ref
+from cones_registry.record import SCOPES
+from cones_registry.refs import parse_ref
 from cones_registry.seed import MAX_SEED
 
 

@@ -16,8 +16,6 @@ from cones_registry.errors import CorruptDataError
 
 STAMP_LENGTH: Final = 26
 _ALPHABET: Final = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
-_LARGEST_SKEW: Final = 24 * 3600 * 1000
-"""Milliseconds. A stamp further in the future is read, but drags no clock with it."""
 
 
 class Clock:
@@ -35,11 +33,13 @@ class Clock:
             return _stamp(self._last)
 
     def observe(self, stamp: str) -> None:
-        """Make every later stamp of this clock later than `stamp`."""
+        """Make every later stamp of this clock later than ``stamp``, however wrong it is.
+
+        Were a stamp of the far future not followed, what it said could never be changed again.
+        """
         seen = stamp_milliseconds(stamp)
-        if seen <= time.time_ns() // 1_000_000 + _LARGEST_SKEW:
-            with self._lock:
-                self._last = max(self._last, seen)
+        with self._lock:
+            self._last = max(self._last, seen)
 
 
 def _stamp(milliseconds: int) -> str:

@@ -97,7 +97,7 @@ class Meta:
         position: the newest manifest whose commits are all in.
         sequence: number of the sync that made the state.
         latest: the latest stamp seen.
-        condemned, purged, rewritten, purged_blobs: as in `Fold`.
+        condemned, purged, purged_blobs: as in `Fold`.
     """
 
     position: Position = field(default_factory=Position)
@@ -105,7 +105,6 @@ class Meta:
     latest: str = ""
     condemned: dict[Digest, tuple[str, int]] = field(default_factory=dict)
     purged: dict[Digest, int] = field(default_factory=dict)
-    rewritten: dict[Digest, tuple[Digest, int]] = field(default_factory=dict)
     purged_blobs: list[Digest] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +117,6 @@ class Meta:
         meta = cls(**value)
         meta.position = Position(**value["position"])
         meta.condemned = {key: (stamp, size) for key, (stamp, size) in meta.condemned.items()}
-        meta.rewritten = {key: (new, size) for key, (new, size) in meta.rewritten.items()}
         return meta
 
 

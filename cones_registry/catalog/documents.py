@@ -1,5 +1,4 @@
-"""Small JSON objects that carry their own digest: cones.json, bases, reservations, quotas,
-receipts.
+"""Small JSON objects that carry their own digest: cones.json, bases, records, claims, receipts.
 
 A document is a JSON object with the keys `format` ("cones-<kind>/<version>") and `digest`, the
 sha256 of the canonical JSON (sorted keys, no spaces, UTF-8) of everything but `digest`.
@@ -9,7 +8,7 @@ import json
 from typing import Any, Final
 
 from cones_registry.digest import quote, sha256_bytes
-from cones_registry.errors import CorruptDataError
+from cones_registry.errors import CorruptDataError, NewerFormatError
 
 MAX_DOCUMENT_BYTES: Final = 256 * 2**20
 
@@ -22,23 +21,29 @@ def canonical(value: Any) -> bytes:
     return text.encode("utf-8")
 
 
+VERSIONS: Final = {"registry": 2, "snapshot": 2, "archive": 2}
+"""Kind of document -> version of its format, where that is not 1."""
+
+
 def seal(kind: str, body: dict[str, Any]) -> bytes:
-    """Bytes of a document of version 1 of `kind`."""
-    document = {"format": f"cones-{kind}/1", **body}
+    """Bytes of a document of `kind`."""
+    document = {"format": f"cones-{kind}/{VERSIONS.get(kind, 1)}", **body}
     digest = sha256_bytes(canonical(document))
     # A line end lets people `cat` the file.
     return canonical({**document, "digest": digest}) + b"\n"
 
 
-def unseal(kind: str, data: bytes, source: str) -> dict[str, Any]:
+def unseal(kind: str, data: bytes, source: str, version: int | None = None) -> dict[str, Any]:
     """The body of a document, its digest checked.
 
     Args:
         kind: what it must be.
         data: the bytes.
         source: where they came from, for messages.
+        version: of its format; None: the one that this version writes.
 
     Raises:
+        NewerFormatError: a later version of the kind.
         CorruptDataError: not a document, of another kind or version, or its digest does not fit.
     """
     document = parse_json(data, source)
@@ -54,10 +59,12 @@ def unseal(kind: str, data: bytes, source: str) -> dict[str, Any]:
             f"{source} is damaged: its content has digest {actual}, expected {quote(digest)}"
         )
     found = document.pop("format", None)
-    if found != f"cones-{kind}/1":
-        raise CorruptDataError(
-            f"{source} has format {quote(found)}; this version reads 'cones-{kind}/1'"
-        )
+    wanted = VERSIONS.get(kind, 1) if version is None else version
+    if found != f"cones-{kind}/{wanted}":
+        number = str(found).removeprefix(f"cones-{kind}/")
+        if number.isascii() and number.isdigit() and len(number) < 6 and int(number) > wanted:
+            raise NewerFormatError.of(f"an object of format {found} ({source})")
+        raise CorruptDataError(f"{source} is {quote(found)}, expected 'cones-{kind}/{wanted}'")
     return document
 
 

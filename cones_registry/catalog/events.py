@@ -1,210 +1,183 @@
-"""Events: what a commit can say. Parsed strictly: the log is shared, so it may hold anything.
+"""Events: what a commit can say. The log is shared, so everything in it is checked when read.
 
-push     a version of a concept, with its whole record
-alias    generation `generation` of an alias names `version`
-tag      keywords added to and removed from a version
-remove   hides a version         restore  shows it again
-condemn  phase one of pruning: these versions are beyond restoring, these blobs may go
-swept    these condemned blobs are gone
-rewrite  blob `old` is now blob `new` (purge made it again without the purged owner's record)
-purge    everything of the concepts with these name digests, up to a version, is gone for good
-pointer  a snapshot exists and has folded these segments
+push      a version of a concept: its record, without the loss history
+alias     generation ``generation`` of an alias names ``version``
+tag       keywords added to and removed from a version
+remove    hides a version          restore  shows it again
+condemn   phase one of pruning: these removals are final, these masks may go
+swept     these condemned masks are gone, or are in use again
+purge     everything of the concepts with these name digests, up to a version, is gone for good
+quota     what an owner may keep was changed (the quota itself is an object of its own)
 """
 
-import base64
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, Final
+from __future__ import annotations
 
-from cones_registry.digest import parse_digest, quote
-from cones_registry.errors import CorruptDataError, UsageError
-from cones_registry.manifest import Concept, check_alias, check_name
-from cones_registry.refs import MAX_VERSION
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, get_args
 
-Event = dict[str, Any]
+import msgspec
+from msgspec import Meta
 
-MAX_TAGS: Final = 1000
-MAX_TAG_LENGTH: Final = 200
-MAX_NOTE_LENGTH: Final = 100_000
-MAX_WORD_LENGTH: Final = 200
-MAX_SKETCH_BYTES: Final = 4096
+from cones_registry.errors import CorruptDataError, NewerFormatError, UsageError
+from cones_registry.record import Count, Number, Record, Sha256, check_tag
+from cones_registry.refs import check_alias, check_name
+
+Key = tuple[str, str, int]
+"""(owner, name, version)."""
 
 
-def check_event(value: Any) -> Event:
-    """Return a well-formed event, else raise `CorruptDataError`."""
-    if not isinstance(value, dict):
-        raise CorruptDataError(f"an event must be an object, got {quote(value)}")
-    kind = value.get("type")
-    check = _CHECKS.get(kind) if isinstance(kind, str) else None
-    if check is None:
-        raise CorruptDataError(
-            f"unknown event {quote(kind)}; this version knows {', '.join(_CHECKS)}"
-        )
-    try:
-        check(value)
-    except UsageError as error:
-        raise CorruptDataError(f"bad {kind} event: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptDataError(f"bad {kind} event: {type(error).__name__} {error}") from error
-    return value
+class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """One thing that a commit says."""
 
 
-def check_words(tags: tuple[str, ...], note: str, token: str | None, noun: str | None) -> None:
-    """`UsageError` if the free texts of a concept are too long, or not text."""
-    if len(tags) > MAX_TAGS:
-        raise UsageError(f"{len(tags)} tags; at most {MAX_TAGS} are allowed")
-    for tag in tags:
-        check_tag(tag)
-    if not isinstance(note, str) or len(note) > MAX_NOTE_LENGTH or not _encodable(note):
-        raise UsageError(f"a note is text of at most {MAX_NOTE_LENGTH} characters")
-    for what, word in (("token", token), ("class_noun", noun)):
-        if word is not None and (
-            not isinstance(word, str)
-            or not 0 < len(word) <= MAX_WORD_LENGTH
-            or not word.isprintable()
-        ):
-            raise UsageError(
-                f"{what} is {quote(word)}; expected 1 to {MAX_WORD_LENGTH} printable characters"
-            )
+class _OfOne(_Said, frozen=True):
+    """About one version."""
+
+    owner: str
+    name: str
+    version: Number
+
+    def __post_init__(self) -> None:
+        check_name(self.owner, "owner")
+        check_name(self.name, "name")
+
+    @property
+    def key(self) -> Key:
+        """(owner, name, version)."""
+        return self.owner, self.name, self.version
 
 
-def check_tag(tag: str) -> str:
-    """Return `tag` if it can be one, else raise `UsageError`."""
-    if (
-        not isinstance(tag, str)
-        or not 0 < len(tag) <= MAX_TAG_LENGTH
-        or not tag.isprintable()
-        or tag.strip() != tag
-    ):
-        raise UsageError(
-            f"{quote(tag)} is not a tag; expected 1 to {MAX_TAG_LENGTH} printable characters "
-            "without space around them"
-        )
-    return tag
+class Pushed(_Said, frozen=True, tag="push"):
+    """A version is there."""
+
+    record: Record
+
+    @property
+    def key(self) -> Key:
+        """(owner, name, version)."""
+        return self.record.place
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+class Aliased(_OfOne, frozen=True, tag="alias"):
+    """An alias names a version."""
+
+    alias: str
+    generation: Number
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alias(self.alias)
 
 
-def _integer(value: Any, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise CorruptDataError(f"{what} is {quote(value)}; expected a number {low} to {high}")
-    return value
+class Tagged(_OfOne, frozen=True, tag="tag"):
+    """Tags of a version were changed."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for tag in (*self.add, *self.remove):
+            check_tag(tag)
 
 
-def _version_key(value: Mapping[str, Any]) -> None:
-    check_name(value["owner"], "owner")
-    check_name(value["name"], "name")
-    _integer(value["version"], 1, MAX_VERSION, "version")
+class Removed(_OfOne, frozen=True, tag="remove"):
+    """A version is hidden."""
 
 
-def _push(value: Event) -> None:
-    record = value["concept"]
-    concept = Concept.from_json(record)
-    check_words(concept.tags, concept.note, concept.token, concept.class_noun)
-    _integer(concept.blob_bytes, 0, 2**40, "blob_bytes")
-    _integer(concept.table_neuron_count, 1, 2**40, "table_neuron_count")
-    _integer(concept.neuron_count, 0, concept.table_neuron_count, "neuron_count")
-    if abs(concept.density - concept.neuron_count / concept.table_neuron_count) > 1e-9:
-        raise CorruptDataError("density is not neuron_count / table_neuron_count")
-    if len(concept.layout) > 50 or not concept.layout.isprintable():
-        raise CorruptDataError(f"layout is {quote(concept.layout)}")
-    if not _is_time(concept.created):
-        raise CorruptDataError(f"created is {quote(concept.created)}; expected UTC in ISO 8601")
-    if not isinstance(value["push"], str) or len(value["push"]) > MAX_TAG_LENGTH:
-        raise CorruptDataError("push must be a short text")
-    if type(value["history"]) is not bool:
-        raise CorruptDataError("history must be true or false")
-    try:
-        sketch = base64.b64decode(value.get("sketch", ""), validate=True)
-    except ValueError as error:
-        raise CorruptDataError(f"sketch is not base64: {error}") from error
-    if len(sketch) > MAX_SKETCH_BYTES:
-        raise CorruptDataError(f"sketch has {len(sketch)} bytes; at most {MAX_SKETCH_BYTES}")
-    # Keys of later versions go, keys that may be left out come: from here on every record is whole.
-    whole = concept.to_json()
-    value["concept"] = {key: whole[key] for key in RECORD_KEYS}
+class Restored(_OfOne, frozen=True, tag="restore"):
+    """A version is shown again."""
 
 
-def _is_time(text: str) -> bool:
-    import datetime
+class Condemned(_Said, frozen=True, tag="condemn"):
+    """Phase one of pruning.
 
-    try:
-        return text.endswith("Z") and bool(datetime.datetime.fromisoformat(text))
-    except ValueError:
-        return False
+    Attributes:
+        versions: (owner, name, version, stamp of the removal that is final now). A version that
+            was restored since is left alone.
+        masks: (digest, bytes) of mask objects that may go.
+    """
 
-
-def _alias(value: Event) -> None:
-    _version_key(value)
-    check_alias(value["alias"])
-    _integer(value["generation"], 1, MAX_VERSION, "generation")
+    versions: tuple[tuple[str, str, Number, str], ...] = ()
+    masks: tuple[tuple[Sha256, Count], ...] = ()
 
 
-def _tag(value: Event) -> None:
-    _version_key(value)
-    for tag in [*_list(value["add"]), *_list(value["remove"])]:
-        check_tag(tag)
+class Swept(_Said, frozen=True, tag="swept"):
+    """Condemned masks are gone, or spared."""
+
+    masks: tuple[Sha256, ...] = ()
 
 
-def _condemn(value: Event) -> None:
-    for owner, name, version in _list(value["versions"]):
-        _version_key({"owner": owner, "name": name, "version": version})
-    for digest, size in _list(value["blobs"]):
-        parse_digest(digest)
-        _integer(size, 0, 2**40, "size")
+class Purged(_Said, frozen=True, tag="purge"):
+    """Concepts are gone for good.
+
+    Attributes:
+        names: digest of the name (``fold.name_digest``) -> highest version that is gone.
+        masks: digests of the mask objects that went with them.
+        versions: how many versions went.
+    """
+
+    names: dict[Sha256, Annotated[int, Meta(ge=0)]]
+    masks: tuple[Sha256, ...] = ()
+    versions: Count = 0
 
 
-def _rewrite(value: Event) -> None:
-    parse_digest(value["old"])
-    parse_digest(value["new"])
-    _integer(value["bytes"], 0, 2**40, "bytes")
+class QuotaSet(_Said, frozen=True, tag="quota"):
+    """An owner may keep so much; None: any number."""
+
+    owner: str
+    concepts: Count | None = None
+    bytes: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.owner, "owner")
 
 
-def _purge(value: Event) -> None:
-    for digest, highest in value["names"].items():
-        parse_digest(digest)
-        _integer(highest, 0, MAX_VERSION, "highest version")
-    for digest in _list(value["blobs"]):
-        parse_digest(digest)
+Event = Pushed | Aliased | Tagged | Removed | Restored | Condemned | Swept | Purged | QuotaSet
 
-
-def _swept(value: Event) -> None:
-    for digest in _list(value["blobs"]):
-        parse_digest(digest)
-
-
-def _pointer(value: Event) -> None:
-    _integer(value["number"], 1, MAX_VERSION, "number")
-    parse_digest(value["manifest"])
-    if not all(isinstance(name, str) for name in _list(value["folded"])):
-        raise CorruptDataError("folded must list segment names")
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise CorruptDataError(f"expected a list, got {quote(value)}")
-    return value
-
-
-_CHECKS: Final[dict[str, Callable[[Event], None]]] = {
-    "push": _push,
-    "alias": _alias,
-    "tag": _tag,
-    "remove": _version_key,
-    "restore": _version_key,
-    "condemn": _condemn,
-    "swept": _swept,
-    "rewrite": _rewrite,
-    "purge": _purge,
-    "pointer": _pointer,
+KINDS: Final[dict[str, type[Any]]] = {
+    str(each.__struct_config__.tag): each for each in get_args(Event)
 }
-# What a push says of a concept; aliases and removal are said by events of their own.
-RECORD_KEYS: Final = frozenset(
-    each.name for each in fields(Concept) if each.name not in ("aliases", "removed")
-)
+"""Value of ``type`` -> class."""
+
+
+def kind_of(event: Event) -> str:
+    """The value of ``type``: "push", "alias", …"""
+    return str(event.__struct_config__.tag)
+
+
+def plain_events(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Events as JSON values."""
+    found: list[dict[str, Any]] = msgspec.to_builtins(list(events), str_keys=True)
+    return found
+
+
+def parse_events(values: list[Any]) -> tuple[Event, ...]:
+    """JSON values as events, checked.
+
+    Raises:
+        NewerFormatError: an event or a field of one that this version does not know.
+        CorruptDataError: anything else that is not an event.
+    """
+    for value in values:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in KINDS:
+            raise NewerFormatError.of(f"an event of kind {kind[:50]!a}")
+        record = value.get("record") if isinstance(value, dict) else None
+        if kind == "push" and isinstance(record, dict):
+            require_known(record, Record, "a record")
+    try:
+        return msgspec.convert(values, tuple[Event, ...])
+    except msgspec.ValidationError as error:
+        if "unknown field" in str(error):
+            raise NewerFormatError.of(f"an event with a field ({error})") from error
+        raise CorruptDataError(f"bad event: {str(error)[:500]}") from error
+    except (UsageError, RecursionError) as error:
+        raise CorruptDataError(f"bad event: {str(error)[:500]}") from error
+
+
+def require_known(value: dict[str, Any], kind: type[Any], what: str) -> None:
+    """``NewerFormatError`` if a JSON object has keys that a dataclass has no fields for."""
+    unknown = sorted(value.keys() - {str(name) for name in kind.__dataclass_fields__})
+    if unknown:
+        raise NewerFormatError.of(f"{what} with the field {str(unknown[0])[:50]!a}")

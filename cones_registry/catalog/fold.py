@@ -6,18 +6,27 @@ higher generation; condemned and purged are final. So readers who saw the log in
 agree, and a segment folded late changes nothing that it should not.
 """
 
-import base64
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
 
-from cones_registry.catalog.events import Event
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cones_registry.catalog.events import (
+    Aliased,
+    Condemned,
+    Event,
+    Key,
+    Purged,
+    Pushed,
+    Removed,
+    Restored,
+    Swept,
+    Tagged,
+)
 from cones_registry.catalog.segments import Segment
 from cones_registry.digest import Digest
-
-Key = tuple[str, str, int]
-"""(owner, name, version)."""
+from cones_registry.record import Record
 
 AliasKey = tuple[str, str, str]
 """(owner, name, alias)."""
@@ -28,28 +37,27 @@ class Version:
     """One version while the log is folded.
 
     Attributes:
-        record: what its push said (see `events.RECORD_KEYS`).
-        push: the idempotency key its pusher gave, or "".
-        history: whether its blob's footer holds a loss history that `record` leaves out.
+        record: what its push said, without the loss history.
         removed, removed_stamp: whether it is hidden, and the stamp that said so ("" before any).
-        pruned: its bytes may be gone; it cannot be restored.
+        condemned: stamp of the removal that a prune made final ("" if none did).
         tag_stamps: tag -> (stamp, present), for tags that were changed after the push.
-        sketch: what tells of masks like this one; empty where its pusher knew of none.
     """
 
-    record: dict[str, Any]
-    push: str = ""
-    history: bool = False
+    record: Record
     removed: bool = False
     removed_stamp: str = ""
-    pruned: bool = False
+    condemned: str = ""
     tag_stamps: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    sketch: bytes = b""
+
+    @property
+    def pruned(self) -> bool:
+        """Whether its bytes may be gone. A restore that came at the same moment voids it."""
+        return self.removed and self.condemned == self.removed_stamp
 
     @property
     def tags(self) -> list[str]:
         """Tags it has now, sorted."""
-        present = set(self.record["tags"])
+        present = set(self.record.tags)
         for tag, (_, is_present) in self.tag_stamps.items():
             if is_present:
                 present.add(tag)
@@ -70,11 +78,10 @@ class Fold:
 
     Attributes:
         registry_id: id of the registry, part of the digests of purged names.
-        condemned: blob digest -> (stamp, bytes), marked by the first phase of pruning.
+        condemned: mask digest -> (stamp, bytes), marked by the first phase of pruning.
         purged: name digest -> highest version that is gone for good.
-        purged_blobs: blobs that purges of the folded segments took away.
+        purged_blobs: masks that purges of the folded segments took away.
         purges: whether one of the folded segments purged something.
-        rewritten: old blob digest -> (new blob digest, bytes), from the folded segments.
     """
 
     registry_id: str
@@ -84,7 +91,6 @@ class Fold:
     purged: dict[Digest, int] = field(default_factory=dict)
     purged_blobs: set[Digest] = field(default_factory=set)
     purges: bool = False
-    rewritten: dict[Digest, tuple[Digest, int]] = field(default_factory=dict)
 
     def apply_all(self, segments: Iterable[Segment]) -> list[Segment]:
         """Apply segments; those that speak of versions not yet known are returned, not applied.
@@ -96,7 +102,7 @@ class Fold:
         # A purge makes segments that speak of what it took away harmless, so purges come first.
         for segment in waiting:
             for event in segment.events:
-                if event["type"] == "purge":
+                if isinstance(event, Purged):
                     self._purge(event)
         while True:
             rest = [segment for segment in waiting if not self._apply(segment)]
@@ -111,78 +117,59 @@ class Fold:
         return version <= self.purged.get(name_digest(self.registry_id, owner, name), 0)
 
     def _apply(self, segment: Segment) -> bool:
-        pushed: set[Key] = set()
+        pushed = {event.key for event in segment.events if isinstance(event, Pushed)}
+        spoken_of = versions_of(event for event in segment.events if not isinstance(event, Pushed))
+        for key in spoken_of:
+            if key not in pushed and key not in self.versions and not self.is_purged(*key):
+                return False
         for event in segment.events:
-            if event["type"] == "push":
-                pushed.add(_key(event["concept"]))
-            elif event["type"] in _ABOUT_ONE:
-                key = _key(event)
-                if key not in pushed and key not in self.versions and not self.is_purged(*key):
-                    return False
-            elif event["type"] == "condemn":
-                for owner, name, version in event["versions"]:
-                    key = (owner, name, version)
-                    if key not in self.versions and not self.is_purged(*key):
-                        return False
-        for event in segment.events:
-            if event["type"] in _ABOUT_ONE and self.is_purged(*_key(event)):
-                continue
-            _APPLY[event["type"]](self, segment.stamp, event)
+            self._apply_one(segment.stamp, event)
         return True
 
-    def _push(self, stamp: str, event: Event) -> None:
-        key = _key(event["concept"])
-        if key in self.versions or self.is_purged(*key):
-            return  # a retried push said it twice, or it is gone
-        record = dict(event["concept"])
-        if record["blob_digest"] in self.rewritten:
-            record["blob_digest"], record["blob_bytes"] = self.rewritten[record["blob_digest"]]
-        sketch = base64.b64decode(event.get("sketch", ""))
-        self.versions[key] = Version(record, event["push"], event["history"], sketch=sketch)
+    def _apply_one(self, stamp: str, event: Event) -> None:
+        match event:
+            case Pushed():
+                # A retried push says it twice.
+                if event.key not in self.versions and not self.is_purged(*event.key):
+                    self.versions[event.key] = Version(event.record)
+            case Condemned():
+                self._condemn(stamp, event)
+            case Swept():
+                for digest in event.masks:
+                    if digest in self.condemned and self.condemned[digest][0] < stamp:
+                        del self.condemned[digest]
+            case Aliased() | Tagged() | Removed() | Restored():
+                if not self.is_purged(*event.key):
+                    self._change(stamp, event)
 
-    def _alias(self, stamp: str, event: Event) -> None:
-        key = (event["owner"], event["name"], event["alias"])
-        statement = (event["generation"], event["version"])
-        self.aliases[key] = max(statement, self.aliases.get(key, (0, 0)))
+    def _change(self, stamp: str, event: Aliased | Tagged | Removed | Restored) -> None:
+        version = self.versions[event.key]
+        if isinstance(event, Aliased):
+            key = (event.owner, event.name, event.alias)
+            statement = (event.generation, event.version)
+            self.aliases[key] = max(statement, self.aliases.get(key, (0, 0)))
+        elif isinstance(event, Tagged):
+            for tags, present in ((event.add, True), (event.remove, False)):
+                for tag in tags:
+                    if stamp >= version.tag_stamps.get(tag, ("", False))[0]:
+                        version.tag_stamps[tag] = (stamp, present)
+        elif stamp >= version.removed_stamp:
+            version.removed, version.removed_stamp = isinstance(event, Removed), stamp
 
-    def _tag(self, stamp: str, event: Event) -> None:
-        version = self.versions[_key(event)]
-        for tags, present in ((event["add"], True), (event["remove"], False)):
-            for tag in tags:
-                if stamp >= version.tag_stamps.get(tag, ("", False))[0]:
-                    version.tag_stamps[tag] = (stamp, present)
-
-    def _remove(self, stamp: str, event: Event) -> None:
-        version = self.versions[_key(event)]
-        if stamp >= version.removed_stamp:
-            version.removed, version.removed_stamp = event["type"] == "remove", stamp
-
-    def _condemn(self, stamp: str, event: Event) -> None:
-        for digest, size in event["blobs"]:
+    def _condemn(self, stamp: str, event: Condemned) -> None:
+        for digest, size in event.masks:
             first, _ = self.condemned.get(digest, (stamp, size))
             self.condemned[digest] = (min(first, stamp), size)
-        for owner, name, number in event["versions"]:
+        for owner, name, number, removal in event.versions:
             version = self.versions.get((owner, name, number))
             if version is not None:
-                version.pruned = True
+                version.condemned = max(removal, version.condemned)
 
-    def _swept(self, stamp: str, event: Event) -> None:
-        for digest in event["blobs"]:
-            if digest in self.condemned and self.condemned[digest][0] < stamp:
-                del self.condemned[digest]
-
-    def _rewrite(self, stamp: str, event: Event) -> None:
-        new = (event["new"], event["bytes"])
-        self.rewritten[event["old"]] = new
-        for version in self.versions.values():
-            if version.record["blob_digest"] == event["old"]:
-                version.record["blob_digest"], version.record["blob_bytes"] = new
-
-    def _purge(self, event: Event) -> None:
+    def _purge(self, event: Purged) -> None:
         self.purges = True
-        for digest, highest in event["names"].items():
+        for digest, highest in event.names.items():
             self.purged[digest] = max(highest, self.purged.get(digest, 0))
-        self.purged_blobs.update(event["blobs"])
+        self.purged_blobs.update(event.masks)
         for key in [key for key in self.versions if self.is_purged(*key)]:
             del self.versions[key]
         for alias, (_, version) in list(self.aliases.items()):
@@ -190,45 +177,24 @@ class Fold:
                 del self.aliases[alias]
 
 
-def _key(event: Event) -> Key:
-    return event["owner"], event["name"], event["version"]
+def versions_of(events: Iterable[Event]) -> set[Key]:
+    """Versions that events speak of."""
+    found: set[Key] = set()
+    for event in events:
+        if isinstance(event, Condemned):
+            found.update((owner, name, number) for owner, name, number, _ in event.versions)
+        elif isinstance(event, Pushed | Aliased | Tagged | Removed | Restored):
+            found.add(event.key)
+    return found
 
 
-def touched(segments: Iterable[Segment]) -> tuple[set[Key], set[AliasKey], set[Digest]]:
-    """(versions, aliases, blobs) that segments speak of: what a fold must hold to apply them."""
+def touched(segments: Iterable[Segment]) -> tuple[set[Key], set[AliasKey]]:
+    """(versions, aliases) that segments speak of: what a fold must hold to apply them."""
     versions: set[Key] = set()
     aliases: set[AliasKey] = set()
-    blobs: set[Digest] = set()
     for segment in segments:
+        versions |= versions_of(segment.events)
         for event in segment.events:
-            kind = event["type"]
-            if kind == "push":
-                versions.add(_key(event["concept"]))
-            elif kind in _ABOUT_ONE:
-                versions.add(_key(event))
-                if kind == "alias":
-                    aliases.add((event["owner"], event["name"], event["alias"]))
-            elif kind == "condemn":
-                versions.update((owner, name, number) for owner, name, number in event["versions"])
-            elif kind == "rewrite":
-                blobs.add(event["old"])
-    return versions, aliases, blobs
-
-
-def _already_done(fold: Fold, stamp: str, event: Event) -> None:
-    """Purges are applied before everything else; pointers change nothing."""
-
-
-_ABOUT_ONE = frozenset(("alias", "tag", "remove", "restore"))
-_APPLY: dict[str, Callable[[Fold, str, Event], None]] = {
-    "push": Fold._push,
-    "alias": Fold._alias,
-    "tag": Fold._tag,
-    "remove": Fold._remove,
-    "restore": Fold._remove,
-    "condemn": Fold._condemn,
-    "swept": Fold._swept,
-    "rewrite": Fold._rewrite,
-    "purge": _already_done,
-    "pointer": _already_done,
-}
+            if isinstance(event, Aliased):
+                aliases.add((event.owner, event.name, event.alias))
+    return versions, aliases

@@ -9,12 +9,13 @@ import duckdb
 import pyarrow as pa
 
 from cones_registry.catalog.copy import State
+from cones_registry.catalog.events import Key
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.tables import version_of
 from cones_registry.catalog.watchdog import Watchdog
 from cones_registry.digest import Digest
 from cones_registry.errors import LimitExceededError, UsageError
-from cones_registry.manifest import Concept
+from cones_registry.record import Concept, concept_from
 
 DEFAULT_TIMEOUT: Final = 60.0
 """Seconds a query may take."""
@@ -210,8 +211,8 @@ def has_mask(state: State, digests: Iterable[Digest]) -> bool:
 def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:
     """The records users hold, with the aliases that name them now, in the same order."""
     listed = list(versions)
-    aliases: dict[tuple[str, str, int], list[str]] = {}
-    names = sorted({(v.record["owner"], v.record["name"]) for v in listed})
+    aliases: dict[Key, list[str]] = {}
+    names = sorted({(v.record.owner, v.record.name) for v in listed})
     for start in range(0, len(names), 1000):
         chunk = names[start : start + 1000]
         places = ", ".join("(?, ?)" for _ in chunk)
@@ -223,24 +224,14 @@ def concepts_of(state: State, versions: Iterable[Version]) -> list[Concept]:
         for row in rows:
             key = (row["owner"], row["name"], row["version"])
             aliases.setdefault(key, []).append(row["alias"])
-    return [
-        concept_of(
-            version,
-            aliases.get(
-                (version.record["owner"], version.record["name"], version.record["version"]), []
-            ),
-        )
-        for version in listed
-    ]
+    return [concept_of(version, aliases.get(version.record.place, [])) for version in listed]
 
 
 def concept_of(version: Version, aliases: Sequence[str] = ()) -> Concept:
-    """One record."""
-    return Concept.from_json(
-        {
-            **version.record,
-            "tags": version.tags,
-            "aliases": sorted(aliases),
-            "removed": version.removed,
-        }
+    """What users see of a version."""
+    return concept_from(
+        version.record,
+        tags=tuple(version.tags),
+        aliases=tuple(sorted(aliases)),
+        removed=version.removed,
     )

@@ -24,15 +24,13 @@ def load_fold(
         registry_id,
         condemned=dict(meta.condemned),
         purged=dict(meta.purged),
-        rewritten=dict(meta.rewritten),
     )
     if state is None:
         return fold
-    versions, aliases, blobs = touched(segments)
+    versions, aliases = touched(segments)
     cursor = state.connection.cursor()
     try:
         rows = _select(cursor, "concepts", TABLES["concepts"].key, versions)
-        rows += _select(cursor, "concepts", ("blob_digest",), {(blob,) for blob in blobs})
         fold.versions = {
             (row["owner"], row["name"], row["version"]): version_of(row) for row in rows
         }

@@ -28,9 +28,10 @@ from cones_registry.catalog.chain import (
 )
 from cones_registry.catalog.clock import Clock
 from cones_registry.catalog.copy import Applied, LocalCopy, Meta, State
+from cones_registry.catalog.keys import LOG
 from cones_registry.catalog.rows import fold_lines, load_fold, purged_names
 from cones_registry.catalog.runs import Run, Table
-from cones_registry.catalog.segments import PREFIX, Segment, decode_segment, parse_name
+from cones_registry.catalog.segments import Segment, decode_segment, is_segment, parse_name
 from cones_registry.catalog.tables import TABLES
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavailableError
@@ -123,11 +124,11 @@ class Syncer:
 
     def _listed(self) -> _Listing:
         segments, pointers = {}, []
-        for entry in self.store.list(PREFIX):
+        for entry in self.store.list(LOG):
             pointer = parse_pointer(entry.key)
             if pointer is not None:
                 pointers.append(pointer)
-            else:
+            elif is_segment(entry.key):
                 segments[parse_name(entry.key)[0]] = entry.key
         return _Listing(segments, pointers)
 
@@ -352,7 +353,7 @@ class Syncer:
             if segment.stamp not in late
         }
         meta.latest = max(meta.latest, latest)
-        meta.condemned, meta.purged, meta.rewritten = fold.condemned, fold.purged, fold.rewritten
+        meta.condemned, meta.purged = fold.condemned, fold.purged
         meta.purged_blobs = sorted({*meta.purged_blobs, *fold.purged_blobs})
         without = purged_names(state, fold) if state and fold.purges else ()
         made = self.copy.build(state, fold_lines(fold), meta, applied, without=without)

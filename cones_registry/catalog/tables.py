@@ -1,53 +1,66 @@
 """The tables of the catalogue: their columns, and versions to rows and back.
 
-A snapshot's Parquet columns are those of `concepts` and `aliases` of each row; the local DuckDB
-file has both tables, and the schema `internal` for what syncing needs.
+The columns of ``concepts`` are the fields of ``Record``, with what folding needs beside them. A new
+field of a record is a new column here with no edit.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import datetime
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Final, get_args, get_origin
 
 import pyarrow as pa
 
-from cones_registry.catalog.fold import AliasKey, Key, Version
+from cones_registry.catalog.events import Key
+from cones_registry.catalog.fold import AliasKey, Version
 from cones_registry.catalog.runs import Table
+from cones_registry.record import Provenance, Record, Time, parse
+
+_PLAIN: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()} | {
+    bytes: pa.binary(),
+    Provenance: pa.string(),
+}
+
+
+def _column(hint: Any) -> pa.DataType:
+    """The Arrow type of a field with a type hint."""
+    if hint is Time:
+        return pa.timestamp("us")
+    if hasattr(hint, "__metadata__"):
+        limit = min((each.le for each in hint.__metadata__ if each.le is not None), default=2**63)
+        if hint.__origin__ is int and limit < 2**31:
+            return pa.int32()
+        return _column(hint.__origin__)
+    if get_origin(hint) in (typing.Union, UnionType):
+        (inner,) = (each for each in get_args(hint) if each is not NoneType)
+        return _column(inner)
+    if get_origin(hint) is tuple:
+        return pa.list_(_column(get_args(hint)[0]))
+    if get_origin(hint) is typing.Literal:
+        return _column(type(get_args(hint)[0]))
+    return _PLAIN[hint]
+
+
+_HINTS: Final = typing.get_type_hints(Record, include_extras=True)
+_FIELDS: Final = {each.name: _column(_HINTS[each.name]) for each in dataclasses.fields(Record)}
+"""Field of a record -> type of its column."""
 
 CONCEPTS: Final = pa.schema(
     [
         ("ref", pa.string()),
-        ("owner", pa.string()),
-        ("name", pa.string()),
-        ("version", pa.int32()),
-        ("base", pa.string()),
-        ("mask_digest", pa.string()),
-        ("blob_digest", pa.string()),
-        ("blob_bytes", pa.int64()),
-        ("neuron_count", pa.int64()),
-        ("table_neuron_count", pa.int64()),
-        ("density", pa.float64()),
-        ("precision", pa.string()),
-        ("layout", pa.string()),
-        ("scope", pa.string()),
-        ("token", pa.string()),
-        ("class_noun", pa.string()),
-        ("tags", pa.list_(pa.string())),
-        ("note", pa.string()),
-        ("created", pa.timestamp("us")),
+        *_FIELDS.items(),
         ("method", pa.string()),
-        ("provenance", pa.string()),
         ("removed", pa.bool_()),
         ("pruned", pa.bool_()),
         ("state", pa.string()),
-        ("ranked", pa.bool_()),
-        ("sketch", pa.binary()),
     ]
 )
-"""Columns of `concepts`. `provenance` and `state` are JSON; `created` is UTC."""
-
-LATER: Final = frozenset(("ranked", "sketch"))
-"""Columns that snapshots of before do not have; NULL then."""
+"""Columns of ``concepts``. ``provenance`` and ``state`` are JSON; ``created`` is UTC."""
 
 ALIASES: Final = pa.schema(
     [
@@ -58,10 +71,7 @@ ALIASES: Final = pa.schema(
         ("generation", pa.int32()),
     ]
 )
-"""Columns of `aliases`."""
-
-SNAPSHOT_ALIASES: Final = "STRUCT(alias VARCHAR, generation INTEGER)[]"
-"""DuckDB type of the column `aliases` of a snapshot: the aliases that name the row's version."""
+"""Columns of ``aliases``."""
 
 _DUCKDB_TYPES: Final = {
     pa.string(): "VARCHAR",
@@ -81,52 +91,43 @@ def definition(schema: pa.Schema) -> str:
 
 
 def row_of(version: Version) -> dict[str, Any]:
-    """One row of `concepts`."""
+    """One row of ``concepts``."""
     record = version.record
-    provenance = record.get("provenance")
+    row = {name: write(getattr(record, name)) for name, write in _WRITERS.items()}
     state: dict[str, Any] = {}
-    if version.push:
-        state["push"] = version.push
-    if version.history:
-        state["history"] = True
     if version.removed_stamp:
         state["removed"] = version.removed_stamp
+    if version.condemned:
+        state["condemned"] = version.condemned
     if version.tag_stamps:
         state["tags"] = version.tag_stamps
-        state["pushed_tags"] = record["tags"]
-    row = {name: record.get(name) for name in CONCEPTS.names}
-    row.update(
-        ref=f"{record['owner']}/{record['name']}:{record['version']}",
-        tags=version.tags,
-        created=parse_time(record["created"]),
-        method=provenance["method"] if provenance else None,
-        provenance=_json(provenance) if provenance else None,
-        removed=version.removed,
-        pruned=version.pruned,
-        state=_json(state) if state else None,
-        ranked=record.get("ranked", False),
-        sketch=version.sketch or None,
-    )
-    return row
+        state["pushed_tags"] = record.tags
+        row["tags"] = version.tags
+    return row | {
+        "ref": record.ref,
+        "method": record.provenance.method if record.provenance else None,
+        "removed": version.removed,
+        "pruned": version.pruned,
+        "state": _json(state) if state else None,
+    }
 
 
 def version_of(row: Mapping[str, Any]) -> Version:
-    """Inverse of `row_of`."""
+    """Inverse of ``row_of``; columns that are NULL or not there have their default.
+
+    Raises:
+        CorruptDataError: the row has values that a record cannot have.
+    """
     state = json.loads(row["state"]) if row["state"] else {}
-    record = {name: row[name] for name in _RECORD_NAMES}
-    record["created"] = format_time(row["created"])
-    record["provenance"] = json.loads(row["provenance"]) if row["provenance"] else None
-    record["tags"] = state.get("pushed_tags", row["tags"])
-    record["ranked"] = bool(row["ranked"])
+    said = {name: read(row[name]) for name, read in _READERS.items() if row.get(name) is not None}
+    if "pushed_tags" in state:
+        said["tags"] = state["pushed_tags"]
     return Version(
-        record,
-        push=state.get("push", ""),
-        history=state.get("history", False),
+        parse(said, Record, f"the row of {str(row.get('ref'))[:300]!a}"),
         removed=row["removed"],
         removed_stamp=state.get("removed", ""),
-        pruned=row["pruned"],
+        condemned=state.get("condemned", ""),
         tag_stamps={tag: (stamp, on) for tag, (stamp, on) in state.get("tags", {}).items()},
-        sketch=row.get("sketch") or b"",
     )
 
 
@@ -158,8 +159,32 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
 
 
-_NOT_OF_A_RECORD: Final = frozenset(("ref", "method", "removed", "pruned", "state", "sketch"))
-_RECORD_NAMES: Final = tuple(name for name in CONCEPTS.names if name not in _NOT_OF_A_RECORD)
+def _provenance(value: Provenance | None) -> str | None:
+    return None if value is None else _json(value.to_json())
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _of_column(special: Mapping[str, Callable[[Any], Any]], name: str) -> Callable[[Any], Any]:
+    hint = _HINTS[name]
+    if hint is Time:
+        return special["time"]
+    if Provenance in (hint, *get_args(hint)):
+        return special["provenance"]
+    return _same
+
+
+_WRITERS: Final = {
+    name: _of_column(
+        {"time": lambda text: parse_time(text) if text else None, "provenance": _provenance}, name
+    )
+    for name in _FIELDS
+}
+_READERS: Final = {
+    name: _of_column({"time": format_time, "provenance": json.loads}, name) for name in _FIELDS
+}
 
 TABLES: Final = {
     "concepts": Table("concepts", CONCEPTS, ("owner", "name", "version")),

@@ -22,9 +22,9 @@ def command(session: Session, action: str, limit: str) -> None:
     Every registry on this machine shares the cache; what is freed is fetched again when needed.
     CONES_CACHE says where it is, CONES_CACHE_BYTES how much it may hold.
     """
-    from cones_registry.registry.blob_cache import local_blob_cache
+    from cones_registry.registry.mask_files import local_mask_files
 
-    cache = local_blob_cache()
+    cache = local_mask_files()
     output = session.output
     if action == "prune":
         freed = cache.prune(parse_size(limit))

@@ -35,13 +35,13 @@ def command(session: Session, read_data: bool, rebuild: bool) -> None:
         output.fields(
             {
                 "versions": f"{report.versions:,}",
-                "blobs": f"{report.blobs:,}",
+                "masks": f"{report.blobs:,}",
                 "log segments": f"{report.segments:,}" if read_data else "",
                 "verified": size(report.read_bytes) if read_data else "",
                 "orphans": f"{len(report.orphans):,}",
                 "gaps": f"{len(report.gaps):,}",
                 "put back": f"{report.rebuilt:,}" if rebuild else "",
-                "damaged log objects removed": f"{len(report.discarded):,}" if rebuild else "",
+                "damaged, set aside": f"{len(report.set_aside):,}" if rebuild else "",
             }
         )
     if not report.ok:
@@ -51,7 +51,7 @@ def command(session: Session, read_data: bool, rebuild: bool) -> None:
         )
     if report.gaps and not report.versions:
         output.message(
-            "no commit is in the log, though version numbers are reserved. If anything was pushed "
+            "no commit is in the log, though version numbers are claimed. If anything was pushed "
             "here, the log is lost: cones check --rebuild"
         )
         return

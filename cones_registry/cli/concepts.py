@@ -10,8 +10,8 @@ from cones_registry.quantities import share, size
 from .output import Output
 
 if TYPE_CHECKING:
-    from cones_registry.manifest import Concept
     from cones_registry.mask import ConceptMask
+    from cones_registry.record import Concept
     from cones_registry.registry import Registry
 
     from .session import Session

@@ -26,7 +26,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.manifest import Scope
+    from cones_registry.record import Scope
 
 _OF_A_RUN = ("keep_going", "engine_name", "address", "workers", "cpus", "gpus")
 _OF_BOTH = ("source", "out", "subjects", "devices", "dtype")

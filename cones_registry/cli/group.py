@@ -33,6 +33,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "tag": "Add keywords for search, or take them away.",
         "remove": "Take a version out of sight.",
         "restore": "Bring a removed version back.",
+        "log": "Say who did what when.",
     },
     "Combine": {
         "resolve": "Say what several concepts come to.",

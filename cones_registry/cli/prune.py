@@ -43,7 +43,7 @@ def command(session: Session, grace: str | None, dry_run: bool, yes: bool) -> No
                 "condemned_bytes": plan.condemned_bytes,
                 "delete": sorted(plan.delete),
                 "condemn": sorted(plan.condemn),
-                "versions": [f"{owner}/{name}:{number}" for owner, name, number in plan.versions],
+                "versions": ["{}/{}:{}".format(*each) for each in plan.versions],
             }
         )
     nothing = not (plan.delete or plan.condemn or plan.versions)

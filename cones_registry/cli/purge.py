@@ -34,9 +34,7 @@ def command(session: Session, ref: str | None, owner: str | None, dry_run: bool,
         f" {counted(len(plan.blobs), 'mask')} ({size(plan.freed_bytes)})"
     )
     if plan.shared:
-        output.message(
-            f"used by others too, and kept without this record: {counted(len(plan.shared), 'mask')}"
-        )
+        output.message(f"used by others too, and kept: {counted(len(plan.shared), 'mask')}")
     if not consents(session, f"Remove {whose} for good?", dry_run=dry_run, yes=yes):
         return
     receipt = plan.execute()

@@ -15,7 +15,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
-    from cones_registry.manifest import Scope
+    from cones_registry.record import Scope
 
 
 @verb()
@@ -46,7 +46,7 @@ def command(
     scope, words and provenance; options say otherwise.
     """
     from cones_registry.codec import load_file, read_footer, read_ranks
-    from cones_registry.manifest import Provenance
+    from cones_registry.record import Provenance
 
     if not file.exists() and Path(ref).is_file():
         raise UsageError(f"the ref comes first, then the file: cones push {file} {ref}")

@@ -26,6 +26,9 @@ MAX_EXPANSION: Final = 64
 """A column never decompresses to more than this times the file (plus a bit for each neuron)."""
 
 _LARGEST_PAGE: Final = 2**31 - 1
+_WRITER: Final = b"parquet-cpp-arrow version "
+_CREATED_BY: Final = 0x18
+_CREATED_AS: Final = b"cones-registry"
 _MAX_CONTAINER: Final = 4096
 _PHYSICAL: Final = {
     pa.string(): "BYTE_ARRAY",
@@ -100,7 +103,22 @@ def _write(columns: Mapping[str, Column], footer: Footer) -> bytes:
         writer.write_table(table, row_group_size=max(1, len(table)))
         texts = footer.to_metadata().items()
         writer.add_key_value_metadata({key.decode(): text.decode() for key, text in texts})
-    return bytes(sink.getvalue())
+    return _without_writer(bytes(sink.getvalue()))
+
+
+def _without_writer(data: bytes) -> bytes:
+    """The same file without the version of the library that wrote it.
+
+    One mask is one object, whichever version of pyarrow writes it. ``created_by`` is field 6 of
+    the metadata: a byte for field and type, the length in a byte, the text.
+    """
+    start = data.rfind(_WRITER)
+    if start < 2 or data[start - 2] != _CREATED_BY or data[start - 1] >= 0x80:
+        return data
+    end = start + data[start - 1]
+    length = int.from_bytes(data[-8:-4], "little") - data[start - 1] + len(_CREATED_AS)
+    metadata = data[: start - 1] + bytes([len(_CREATED_AS)]) + _CREATED_AS + data[end:-8]
+    return metadata + length.to_bytes(4, "little") + data[-4:]
 
 
 def binary_column(

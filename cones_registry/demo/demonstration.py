@@ -26,7 +26,7 @@ from cones_registry.demo.subjects import SUBJECTS, Subject
 from cones_registry.errors import ConflictError
 from cones_registry.extraction import Companion, Extractor
 from cones_registry.generation import Generator
-from cones_registry.manifest import SCOPES, Concept, Scope
+from cones_registry.record import SCOPES, Concept, Scope
 from cones_registry.registry import Registry
 
 OWNER = "demo"

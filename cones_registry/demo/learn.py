@@ -19,7 +19,7 @@ from cones_registry.extraction import (
     base_companions,
 )
 from cones_registry.extraction.progress import Progress
-from cones_registry.manifest import Scope
+from cones_registry.record import Scope
 
 SETTINGS: Final = ExtractionSettings(collage_share=0.85, collage_limit=256)
 """Mostly in company: named second, after other words, is where a subject is learnt last."""

@@ -11,8 +11,8 @@ from cones_registry.extraction.target import highest
 
 if TYPE_CHECKING:
     from cones_registry.extraction.target import Scores
-    from cones_registry.manifest import Provenance, Scope
     from cones_registry.mask import ConceptMask
+    from cones_registry.record import Provenance, Scope
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
 from cones_registry.extraction.tuning import TuneSettings, Tuning
 from cones_registry.extraction.weights import FlatWeights
-from cones_registry.manifest import SCOPES, Provenance, Scope
+from cones_registry.record import SCOPES, Provenance, Scope
 
 if TYPE_CHECKING:
     from cones_registry.attention.composed import Composed

@@ -21,8 +21,8 @@ from cones_registry.extraction.weights import mask_edit
 
 if TYPE_CHECKING:
     from cones_registry.base_model import BaseModel
-    from cones_registry.manifest import Scope
     from cones_registry.mask import ConceptMask
+    from cones_registry.record import Scope
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from cones_registry.extraction.subject_images import SubjectImages, gather_all
 from cones_registry.extraction.tuning import TunedPart, TuneSettings, Tuning
 from cones_registry.extraction.weights import FlatWeights
 from cones_registry.factors import TWO_BIT_LEVELS
-from cones_registry.manifest import TUNED, Provenance
 from cones_registry.mask import ConceptMask
+from cones_registry.record import TUNED, Provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cones_registry.extraction.progress import OnStep
     from cones_registry.extraction.settings import ExtractionSettings
     from cones_registry.factors import Precision
-    from cones_registry.manifest import Scope
+    from cones_registry.record import Scope
 
 
 def tune(

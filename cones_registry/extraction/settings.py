@@ -12,7 +12,7 @@ from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from cones_registry.attention import RowChoice
-    from cones_registry.manifest import Scope
+    from cones_registry.record import Scope
 
 
 def check_seed(seed: int) -> int:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
 from cones_registry.factors import PRECISIONS, Precision
-from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Provenance
 
 if TYPE_CHECKING:
     from cones_registry.layers import LayerTable
-    from cones_registry.manifest import Scope
+    from cones_registry.record import Scope
 
 _GRADED = tuple(precision for precision in PRECISIONS if precision != "binary")
 _NO_PART_OF_A_NAME = re.compile(r"[^a-z0-9]+", re.ASCII)

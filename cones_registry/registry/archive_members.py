@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavaila
 INDEX: Final = "cones-archive.json"
 MAX_MEMBERS: Final = 1_000_000
 MAX_MEMBER_BYTES: Final = 1 << 30
+MAX_EXPANSION: Final = 256
+"""No member is larger than this times the archive: masks are compressed already, and the longest
+index of records does not shrink by more."""
 _LEADING: Final = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE),
@@ -47,8 +51,10 @@ def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
             zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(file) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_PlainHeader) as archive,
         ):
+            size = os.fstat(file.fileno()).st_size
             for number, member in enumerate(archive):
                 limit = MAX_DOCUMENT_BYTES if member.name == INDEX else MAX_MEMBER_BYTES
+                limit = min(limit, MAX_EXPANSION * size)
                 if number >= MAX_MEMBERS or member.size > limit:
                     raise CorruptDataError(f"{path}: {member.name[:100]!a} is too large")
                 if not member.isreg():

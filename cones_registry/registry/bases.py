@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cones_registry.catalog.documents import seal, unseal
+from cones_registry.catalog.keys import base_key
 from cones_registry.digest import Digest, parse_digest
 from cones_registry.errors import BaseModelMismatchError, CorruptDataError, UsageError
 from cones_registry.layers import LayerTable
@@ -33,11 +34,6 @@ class Base:
     source: str | None
     pinned: bool
     parameters: int | None = None
-
-
-def base_key(fingerprint: Digest) -> str:
-    """Key of the record of a base model."""
-    return f"bases/{parse_digest(fingerprint).removeprefix('sha256:')}.json"
 
 
 def encode_base(base: Base) -> bytes:

@@ -17,16 +17,17 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cones_registry.catalog import chain, runs, segments
+from cones_registry.catalog import chain, runs
 from cones_registry.catalog.chain import Manifest
 from cones_registry.catalog.copy import SEQUENCE, State
 from cones_registry.catalog.fold import name_digest
+from cones_registry.catalog.keys import LOG
 from cones_registry.catalog.runs import Part, Run, Table
 from cones_registry.catalog.syncing import rest_of
 from cones_registry.catalog.tables import TABLES
 from cones_registry.digest import Digest
 from cones_registry.errors import NotFoundError, UsageError
-from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.session import Session
 from cones_registry.store import Entry, Store
 
 DEFAULT_GRACE: Final = 3600.0
@@ -61,24 +62,24 @@ class CompactReport:
 
 
 def compact(
-    ledger: Ledger, *, grace: float, minimum: int, purged: Purged = (), force: bool = False
+    session: Session, *, grace: float, minimum: int, purged: Purged = (), force: bool = False
 ) -> CompactReport:
     """Fold what is in the log, then remove what was folded longer than `grace` seconds ago.
 
     Args:
-        ledger: of the registry.
+        session: of the registry.
         grace: seconds.
         minimum: segments below which nothing is folded.
         purged: what a purge in the log took away, if the caller knows: else every run is read.
         force: make a manifest even if there is nothing new.
     """
-    ledger.require_writable()
+    session.require_writable()
     check_grace(grace)
     made: tuple[int | None, int, int, int] = (None, 0, 0, 0)
     # Another compactor may merge these runs and remove them meanwhile.
     with contextlib.suppress(NotFoundError):
-        made = _Folding(ledger, purged).fold(0 if force else max(1, minimum))
-    removed, freed = clean(ledger, grace)
+        made = _Folding(session, purged).fold(0 if force else max(1, minimum))
+    removed, freed = clean(session, grace)
     return CompactReport(*made, removed, freed)
 
 
@@ -91,10 +92,10 @@ def check_grace(grace: float) -> None:
 class _Folding:
     """One attempt to make the next manifest."""
 
-    def __init__(self, ledger: Ledger, purged: Purged) -> None:
-        self._ledger = ledger
-        self._store = ledger.store
-        self._chain = ledger.chain
+    def __init__(self, session: Session, purged: Purged) -> None:
+        self._session = session
+        self._store = session.store
+        self._chain = session.chain
         self._purged = purged
         self._written: list[Part] = []
 
@@ -112,7 +113,7 @@ class _Folding:
         number = max([position.number, *numbers]) + 1
         # A number above ours that is not in the chain is an orphan: our past is another one.
         is_own = before is not None and number == position.number + 1
-        epoch = position.epoch if is_own else self._ledger.clock.next()
+        epoch = position.epoch if is_own else self._session.clock.next()
         tables = dict(before.tables) if before else {}
         # The state lets go of folded commits when they are listed no more.
         kept = [by for _, by in state.applied.values() if by]
@@ -124,7 +125,7 @@ class _Folding:
             data = chain.encode_manifest(
                 number,
                 epoch,
-                self._ledger.registry_id,
+                self._session.registry_id,
                 before,
                 since=min([number, *kept]),
                 folded=new,
@@ -139,27 +140,27 @@ class _Folding:
         if made is None:
             self._undo()
             return None, 0, 0, 0
-        self._chain.publish(self._ledger.clock.next(), made)
-        self._ledger.expire()
+        self._chain.publish(self._session.clock.next(), made)
+        self._session.expire()
         return number, _count(state), sum(part.size for part in self._written), len(new)
 
     def _published(self, numbers: list[int]) -> State:
         """The state of now, of which every manifest is published: a maker may have been killed
         before he could say so."""
-        state = self._ledger.fresh_now()
+        state = self._session.fresh_now()
         position = state.meta.position if state.meta.position.number else None
         found = self._chain.read(numbers[-1]) if numbers else None
         if found is None or (found.predecessor != position and found.position != position):
             return state
-        entries = self._store.list(segments.PREFIX)
+        entries = self._store.list(LOG)
         if any(
             pointer.position == found.position
             for entry in entries
             if (pointer := chain.parse_pointer(entry.key))
         ):
             return state
-        self._chain.publish(self._ledger.clock.next(), found)
-        return self._ledger.fresh_now()
+        self._chain.publish(self._session.clock.next(), found)
+        return self._session.fresh_now()
 
     def _undo(self) -> None:
         """Remove the runs of this attempt; their digests are nobody else's."""
@@ -210,7 +211,7 @@ class _Folding:
         if not purged:
             return found
         known = {
-            name_digest(self._ledger.registry_id, owner, name): (owner, name)
+            name_digest(self._session.registry_id, owner, name): (owner, name)
             for owner, name, _ in self._purged
         }
         names = [known[digest] for digest in purged] if purged.keys() <= known.keys() else None
@@ -230,7 +231,7 @@ class _Folding:
         self, table: Table, part: Part, purged: Mapping[Digest, int]
     ) -> Sequence[Part]:
         groups = list(runs.read_part(table, part, self._store.get(part.key)))
-        left = [_not_purged(lines, self._ledger.registry_id, purged) for lines in groups]
+        left = [_not_purged(lines, self._session.registry_id, purged) for lines in groups]
         if sum(map(len, left)) == part.rows:
             return [part]
         made = runs.write_parts(self._store, table, left)
@@ -281,10 +282,10 @@ def _not_purged(lines: pa.Table, registry_id: str, purged: Mapping[Digest, int])
 # -- removing what is superseded ------------------------------------------------------------------
 
 
-def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
+def clean(session: Session, grace: float) -> tuple[int, int]:
     """Remove what a manifest published `grace` seconds ago makes superfluous; (objects, bytes)."""
-    store, links = ledger.store, ledger.chain
-    log = {entry.key: entry for entry in store.list(segments.PREFIX)}
+    store, links = session.store, session.chain
+    log = {entry.key: entry for entry in store.list(LOG)}
     pointers = {
         entry.key: each for entry in log.values() if (each := chain.parse_pointer(entry.key))
     }
@@ -311,7 +312,7 @@ def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
     old_pointers = [log[key] for key, each in pointers.items() if each.position < settled.position]
     # Stage by stage, since deletes of one stage run side by side: a kill between any two leaves
     # nothing that names what is gone.
-    manifests, parts = _superseded(store, ledger, settled, newest, before)
+    manifests, parts = _superseded(store, session, settled, newest, before)
     stages = (doomed, old_pointers, manifests, parts)
     for stage in stages:
         store.delete_many(entry.key for entry in stage)
@@ -320,24 +321,24 @@ def clean(ledger: Ledger, grace: float) -> tuple[int, int]:
 
 
 def _stamp_of(key: str) -> str:
-    return key.removeprefix(segments.PREFIX).partition(".")[0]
+    return key.removeprefix(LOG).partition(".")[0]
 
 
 def _superseded(
-    store: Store, ledger: Ledger, settled: Manifest, newest: Manifest, before: float
+    store: Store, session: Session, settled: Manifest, newest: Manifest, before: float
 ) -> tuple[list[Entry], list[Entry]]:
     """(manifests, parts) that no reader needs who began after `settled` was published."""
     listed = {entry.key: entry for entry in store.list(chain.PREFIX)}
     first = settled.predecessor.number if settled.predecessor else settled.position.number
     # Of the newest the one before it stays: without it a manifest does not count.
-    numbers = [number for number in ledger.chain.numbers() if number < first]
+    numbers = [number for number in session.chain.numbers() if number < first]
     manifests = [listed[key] for key in map(chain.manifest_key, numbers) if key in listed]
     named: set[str] = set()
-    for manifest in [*ledger.chain.between(settled.position.number, newest), settled]:
+    for manifest in [*session.chain.between(settled.position.number, newest), settled]:
         named |= {part.key for part in parts_of(manifest)}
     superseded: set[str] = set()
     for number in [*numbers, first]:
-        each = ledger.chain.read(number)
+        each = session.chain.read(number)
         superseded |= {part.key for part in parts_of(each)} if each else set()
     made = listed.get(chain.manifest_key(newest.position.number))
     parts = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import datetime
 import time
 from collections.abc import Mapping, Sequence
@@ -12,36 +10,37 @@ from typing import Any, Final, get_args
 
 import numpy.typing as npt
 
+from cones_registry.bitmap import keep_positions
 from cones_registry.catalog.documents import canonical
-from cones_registry.catalog.events import Event, check_words
-from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import concept_of
-from cones_registry.digest import Digest, quote
+from cones_registry.codec import encode_smallest
+from cones_registry.digest import Digest, quote, sha256_bytes
 from cones_registry.errors import UsageError
-from cones_registry.manifest import Concept, Provenance, Ref, Scope, parse_ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks, ranks_of
+from cones_registry.record import MAX_PREVIEWS, Provenance, Record, Scope, check_words
+from cones_registry.refs import Ref, parse_ref
 from cones_registry.registry.bases import Base, base_for
-from cones_registry.registry.quotas import Added
 from cones_registry.resolver.sketch import FORMAT
 
 MAX_KEY_LENGTH: Final = 200
+MAX_PREVIEW_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True)
 class Push:
-    """One item of `push_many`, or the arguments of `push`.
+    """One item of ``push_many``, or the arguments of ``push``.
 
     Attributes:
-        ref: `[owner/]name`; the registry gives the version.
+        ref: ``[owner/]name``; the registry gives the version.
         mask: what is pushed.
         base: fingerprint or BaseModel; None: the layer table alone, the weights not pinned.
         scope: where it acts, "prompt" or "subject".
-        tags, note, token, class_noun, provenance: as in `Concept`.
+        tags, note, token, class_noun, provenance: as in ``Concept``.
         key: idempotency key: a second push with it to the same concept returns the first's version,
             and is refused with another mask or when that version was removed.
-        scores: what the members compare by, layer name -> float [out, in], or their `Ranks`; None:
-            not kept, so the mask cannot be cut later.
+        scores: what the members compare by, layer name -> float [out, in], or their ``Ranks``;
+            None: not kept, so the mask cannot be cut later.
+        previews: pictures of it, each the bytes of a WebP file.
     """
 
     ref: str
@@ -55,37 +54,76 @@ class Push:
     provenance: Provenance | None = None
     key: str | None = None
     scores: Mapping[str, npt.NDArray[Any]] | Ranks | None = None
+    previews: Sequence[bytes] = ()
 
 
 @dataclass
 class Draft:
-    """A push on its way to a version: `record` lacks version and blob until they are known.
+    """A push on its way to a version.
 
-    `sketch` is base64, as the log has it, once `add_sketch` was called. `content` is the same for
-    two pushes of the same. `key_generation` is the first of its key's that may be free.
+    Attributes:
+        push: what was asked for.
+        owner, name: of the concept.
+        base: what the mask was made for.
+        said: the fields of the record that the push says.
+        content: the same for two pushes of the same.
+        mask_content: the same for two masks that are one object.
+        ranks: how the members compare.
+        record: once number and mask object are known.
+        data: the mask object's bytes, once it was encoded.
+        key_generation: the first of its key's that may be free.
     """
 
     push: Push
     owner: str
     name: str
     base: Base
-    record: dict[str, Any]
-    history: tuple[Mapping[str, Any], ...]
+    said: dict[str, Any]
     content: bytes
+    mask_content: tuple[Digest, bytes]
     ranks: Ranks | None = None
-    sketch: str | None = None
+    record: Record | None = None
     data: bytes | None = None
-    event: Event | None = None
     key_generation: int = 1
 
-    def add_sketch(self) -> None:
-        """Make the sketch, unless that was done: best while the mask's positions are kept."""
-        if self.sketch is None:
-            self.sketch = base64.b64encode(FORMAT.sketch(self.push.mask)).decode("ascii")
+    @property
+    def place(self) -> tuple[str, str]:
+        """(owner, name)."""
+        return self.owner, self.name
+
+    @property
+    def done(self) -> Record:
+        """The record, which is known by now."""
+        if self.record is None:
+            raise AssertionError("a draft has no number yet")
+        return self.record
+
+    def encode(self) -> bytes:
+        """Bytes of the mask object, made once."""
+        if self.data is None:
+            mask = self.push.mask
+            with keep_positions(mask.words):
+                layout, self.data = encode_smallest(mask, ranks=self.ranks)
+                self.said["sketch"] = FORMAT.sketch(mask)
+            self.said.update(
+                blob_digest=sha256_bytes(self.data), blob_bytes=len(self.data), layout=layout
+            )
+        return self.data
+
+    def share(self, other: Draft) -> None:
+        """Take the mask object of a draft with an equal mask."""
+        self.data = other.encode()
+        for name in ("blob_digest", "blob_bytes", "layout", "sketch"):
+            self.said[name] = other.said[name]
+
+    def number(self, version: int) -> Record:
+        """The record, with its number."""
+        self.record = Record(**self.said, version=version)
+        return self.record
 
 
 def parse_push(item: Any) -> Push:
-    """A `Push`, `(ref, mask)`, `(ref, mask, {options})` or `{"ref": …, "mask": …, …}` as a Push."""
+    """A ``Push``, ``(ref, mask)``, ``(ref, mask, {options})`` or a dict of arguments as a Push."""
     try:
         if isinstance(item, Push):
             return item
@@ -112,7 +150,7 @@ def pushable(ref: str | Ref) -> Ref:
 
 
 def make_draft(push: Push, default_owner: str) -> Draft:
-    """Everything that can be refused, refused."""
+    """A push whose every argument was checked."""
     ref = pushable(push.ref)
     mask = push.mask
     if not isinstance(mask, ConceptMask):
@@ -123,19 +161,16 @@ def make_draft(push: Push, default_owner: str) -> Draft:
         raise UsageError("tags is one text; expected a sequence of texts")
     tags = tuple(sorted(set(push.tags)))
     check_words(tags, push.note, push.token, push.class_noun)
-    if push.provenance is not None and not isinstance(push.provenance, Provenance):
-        raise UsageError(f"provenance is {type(push.provenance).__name__}, not a Provenance")
+    provenance = push.provenance
+    if provenance is not None and not isinstance(provenance, Provenance):
+        raise UsageError(f"provenance is {type(provenance).__name__}, not a Provenance")
     if push.key is not None and not (
         isinstance(push.key, str) and 0 < len(push.key) <= MAX_KEY_LENGTH
     ):
         raise UsageError(f"key must be a text of 1 to {MAX_KEY_LENGTH} characters")
     owner = ref.owner or default_owner
     base = base_for(mask, push.base)
-    history = push.provenance.history if push.provenance else ()
-    provenance = (
-        dataclasses.replace(push.provenance, history=()).to_json() if push.provenance else None
-    )
-    record = {
+    said: dict[str, Any] = {
         "owner": owner,
         "name": ref.name,
         "base": base.fingerprint,
@@ -147,47 +182,37 @@ def make_draft(push: Push, default_owner: str) -> Draft:
         "scope": push.scope,
         "token": push.token,
         "class_noun": push.class_noun,
-        "tags": list(tags),
+        "tags": tags,
         "note": push.note,
-        "created": _now(),
         "provenance": provenance,
         "ranked": push.scores is not None,
+        "previews": tuple(sha256_bytes(each) for each in _previews(push.previews)),
+        "key": push.key or "",
+        "history_steps": len(provenance.history) if provenance else 0,
     }
-    same = {"created": "", "key": push.key or "", "provenance": _provenance_json(push.provenance)}
     try:
-        content = canonical(record | same)
+        content = canonical(said | {"provenance": provenance.to_json() if provenance else None})
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the provenance must hold only JSON values: {error}") from error
+    said["created"] = _now()
     ranks = push.scores
     if isinstance(ranks, Mapping):
         ranks = ranks_of(mask, ranks)
-    return Draft(push, owner, ref.name, base, record, tuple(history), content, ranks)
+    mask_content = (mask.digest, b"" if ranks is None else ranks.tobytes())
+    return Draft(push, owner, ref.name, base, said, content, mask_content, ranks)
 
 
-def content_of(draft: Draft) -> tuple[Digest, bytes, bytes]:
-    """What two drafts must have in common to share a blob."""
-    ranks = b"" if draft.ranks is None else draft.ranks.tobytes()
-    return draft.record["mask_digest"], canonical([dict(each) for each in draft.history]), ranks
-
-
-def added_by(drafts: Sequence[Draft]) -> dict[str, Added]:
-    """What drafts would add to each owner."""
-    added: dict[str, Added] = {}
-    for draft in drafts:
-        entry = added.setdefault(draft.owner, Added())
-        entry.names.add(draft.name)
-        if draft.data is not None:
-            entry.blobs[draft.record["blob_digest"]] = draft.record["blob_bytes"]
-    return added
-
-
-def pushed_concept(draft: Draft) -> Concept:
-    concept = concept_of(Version(draft.record))
-    return dataclasses.replace(concept, provenance=draft.push.provenance)
-
-
-def _provenance_json(provenance: Provenance | None) -> dict[str, Any] | None:
-    return provenance.to_json() if provenance else None
+def _previews(pictures: Sequence[bytes]) -> Sequence[bytes]:
+    if len(pictures) > MAX_PREVIEWS:
+        raise UsageError(f"{len(pictures)} previews; at most {MAX_PREVIEWS} are kept")
+    for each in pictures:
+        if not isinstance(each, bytes) or each[:4] != b"RIFF" or each[8:12] != b"WEBP":
+            raise UsageError("a preview is the bytes of a WebP picture")
+        if len(each) > MAX_PREVIEW_BYTES:
+            raise UsageError(
+                f"a preview has {len(each)} bytes; at most {MAX_PREVIEW_BYTES} are kept"
+            )
+    return pictures
 
 
 def _now() -> str:

@@ -9,10 +9,11 @@ from typing import Final
 
 from cones_registry.catalog.copy import State
 from cones_registry.digest import Digest
-from cones_registry.manifest import Concept, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
-from cones_registry.registry.byte_cache import ByteCache
+from cones_registry.record import Concept
+from cones_registry.refs import Ref
+from cones_registry.registry.cache import ByteCache
 from cones_registry.registry.similar import Sketches
 from cones_registry.resolver import Composition
 

@@ -1,4 +1,4 @@
-"""Quotas: how much one owner may keep. `quotas/<owner>/<ulid>.json`, the latest holds.
+"""Quotas: how much one owner may keep. `quotas/<owner>/<generation>.json`, the highest holds.
 
 Enforced at push against the catalogue as it is then. Best effort between writers: two that push at
 the same moment can each find room and together pass the limit by what the two add.
@@ -10,15 +10,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from ulid import ULID
+
+from cones_registry.catalog import keys
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import seal, unseal
+from cones_registry.catalog.events import QuotaSet
 from cones_registry.catalog.reader import run_query
 from cones_registry.digest import Digest, quote
 from cones_registry.errors import CorruptDataError, LimitExceededError, NotFoundError, UsageError
-from cones_registry.manifest import check_name
-from cones_registry.registry.ledger import Ledger
+from cones_registry.refs import check_name
+from cones_registry.registry.session import Session
+from cones_registry.store import KeyExistsError
 
-PREFIX: Final = "quotas/"
 _REMEMBER_SECONDS: Final = 2.0
 
 
@@ -49,18 +53,17 @@ class Added:
 class Quotas:
     """Reads, sets and enforces the quotas of a registry."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._known: dict[str, Quota] = {}
         self._read = float("-inf")
 
     def all(self) -> list[Quota]:
         """Every quota, by owner."""
-        latest: dict[str, str] = {}
-        for entry in self._ledger.store.list(PREFIX):
-            latest[entry.key.split("/")[1]] = entry.key
+        latest = self._latest("")
+        wanted = [keys.quota_key(owner, generation) for owner, generation in latest.items()]
         found = []
-        for key, data in self._ledger.store.get_many(latest.values()):
+        for key, data in self._session.store.get_many(wanted):
             if data is not None:
                 quota = _decode(key, data)
                 if quota.concepts is not None or quota.bytes is not None:
@@ -77,17 +80,34 @@ class Quotas:
 
     def put(self, owner: str, concepts: int | None, size: int | None) -> Quota:
         """Set both limits of an owner; None: no limit."""
-        self._ledger.require_writable()
+        self._session.require_writable()
         check_name(owner, "owner")
         for what, limit in (("concepts", concepts), ("bytes", size)):
             if limit is not None and (type(limit) is not int or limit < 0):
                 raise UsageError(f"a quota of {quote(limit)} {what} cannot be; give 0 or more")
         body = {"owner": owner, "concepts": concepts, "bytes": size}
-        self._ledger.sync()
-        key = f"{PREFIX}{owner}/{self._ledger.clock.next()}.json"
-        self._ledger.store.put_new(key, seal("quota", body))
+        while True:
+            generation = self._latest(f"{owner}/").get(owner, 0) + 1
+            try:
+                # The maker makes two equal settings two: the later one is a change of its own.
+                data = seal("quota", body | {"maker": str(ULID())})
+                self._session.store.put_new(keys.quota_key(owner, generation), data)
+                break
+            except KeyExistsError:
+                continue
         self._read = float("-inf")
+        self._session.fresh_now()
+        self._session.commit([QuotaSet(owner, concepts, size)])
         return Quota(owner, concepts, size)
+
+    def _latest(self, folder: str) -> dict[str, int]:
+        """Owner -> highest generation of the quotas in a folder."""
+        latest: dict[str, int] = {}
+        for entry in self._session.store.list(f"{keys.QUOTAS}{folder}"):
+            place = keys.quota_of(entry.key)
+            if place is not None:
+                latest[place[0]] = max(place[1], latest.get(place[0], 0))
+        return latest
 
     def limits(self, owners: set[str]) -> list[Quota]:
         """The quotas that apply to any of `owners`, not older than two seconds."""
@@ -97,7 +117,7 @@ class Quotas:
 
     def require_room(self, added: dict[str, Added]) -> None:
         """`LimitExceededError` if a push would take an owner above the quota."""
-        state = self._ledger.fresh_now()
+        state = self._session.fresh_now()
         for quota in self.limits(set(added)):
             _require_room(state, quota, added[quota.owner])
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.reader import run_query
 from cones_registry.digest import Digest
-from cones_registry.manifest import Concept, Ref
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Concept
+from cones_registry.refs import Ref
 from cones_registry.resolver.sketch import FORMAT
 
 SHORTLIST: Final = 48

@@ -12,7 +12,7 @@ from cones_registry.digest import Digest
 from cones_registry.errors import NotFoundError
 from cones_registry.layers import LayerTable
 from cones_registry.registry.bases import Bases
-from cones_registry.registry.ledger import Ledger
+from cones_registry.registry.session import Session
 
 LORA_RANK: Final = 4
 DENSITY_BOUNDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -148,9 +148,9 @@ class Statistics:
         }
 
 
-def statistics(ledger: Ledger, bases: Bases, *, list_store: bool) -> Statistics:
+def statistics(session: Session, bases: Bases, *, list_store: bool) -> Statistics:
     """Counts and sizes, now; see `Registry.stats`."""
-    state = ledger.fresh()
+    state = session.fresh()
     (counts,) = run_query(state, _COUNTS).to_pylist()
     return Statistics(
         **counts,
@@ -159,7 +159,7 @@ def statistics(ledger: Ledger, bases: Bases, *, list_store: bool) -> Statistics:
         largest_owners=tuple(
             OwnerShare(**row) for row in run_query(state, _OWNERS, [MOST_OWNERS]).to_pylist()
         ),
-        stored=_listed(ledger) if list_store else {},
+        stored=_listed(session) if list_store else {},
     )
 
 
@@ -204,10 +204,10 @@ def _densities(state: State) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _listed(ledger: Ledger) -> dict[str, tuple[int, int]]:
+def _listed(session: Session) -> dict[str, tuple[int, int]]:
     """Objects and bytes below each first part of a key, the most bytes first."""
     found: dict[str, tuple[int, int]] = {}
-    for entry in ledger.store.list(""):
+    for entry in session.store.list(""):
         name = entry.key.partition("/")[0]
         objects, size = found.get(name, (0, 0))
         found[name] = objects + 1, size + entry.size

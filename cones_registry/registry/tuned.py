@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cones_registry.manifest import Concept
+from cones_registry.record import Concept
 from cones_registry.resolver import Composition
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from cones_registry import bitmap
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.layers import LayerTable
-from cones_registry.manifest import Concept, Scope
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Concept, Scope
 from cones_registry.resolver.counting import OverlapCounts, count_overlaps
 from cones_registry.resolver.weighting import format_weighted
 

@@ -12,8 +12,8 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.layers import LayerTable
-from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Concept
 from cones_registry.resolver.composition import Composition, Member, Part, density_of
 from cones_registry.resolver.weighting import check_weight
 

@@ -119,8 +119,8 @@ def attempt(name: str, folder: Path, kill_at: int) -> dict[str, int]:
             (folder / "at").write_text(json.dumps([step, key]))
             os.kill(os.getpid(), signal.SIGKILL)
 
-    registry._ledger.store.fault = fault
-    registry._ledger.copy.fault = fault
+    registry._session.store.fault = fault
+    registry._session.copy.fault = fault
     return OPERATIONS[name](registry)
 
 

@@ -30,10 +30,10 @@ from cones_registry.errors import (
     UsageError,
 )
 from cones_registry.generation import Generator, Request, read_recipe
-from cones_registry.manifest import Provenance
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Provenance
 from cones_registry.registry import Registry
-from cones_registry.registry.byte_cache import ByteCache
+from cones_registry.registry.cache import ByteCache
 from cones_registry.store import Store, open_store
 
 MakeMask = Callable[..., ConceptMask]

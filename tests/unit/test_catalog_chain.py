@@ -40,25 +40,25 @@ def refs(registry: Registry) -> list[str]:
 
 
 def keys(registry: Registry, prefix: str) -> list[str]:
-    return [entry.key for entry in registry._ledger.store.list(prefix)]
+    return [entry.key for entry in registry._session.store.list(prefix)]
 
 
 def test_runs_merge_in_tiers_and_hold_each_line_once(registry: Registry, tmp_path: Path) -> None:
     for number in range(20):
         registry.push(f"alice/c{number}", mask_of(number % 20))
         registry.compact()
-    manifest = registry._ledger.chain.newest([registry._ledger.fresh_now().meta.position])
+    manifest = registry._session.chain.newest([registry._session.fresh_now().meta.position])
     assert manifest is not None
     found = manifest.tables["concepts"]
     assert len(found) < 12
     assert sum(run.rows for run in found) == 20
     assert found[0].last == 20
     assert found[-1].first == 1
-    lines = [row for batch in runs.scan(registry._ledger.store, TABLES["concepts"], found) for row
+    lines = [row for batch in runs.scan(registry._session.store, TABLES["concepts"], found) for row
              in batch.to_pylist()]  # fmt: skip
     assert sorted(row["ref"] for row in lines) == refs(reader(registry, tmp_path))
     # One concept is found without the others.
-    (batch,) = runs.scan(registry._ledger.store, TABLES["concepts"], found, ("alice", "c7"))
+    (batch,) = runs.scan(registry._session.store, TABLES["concepts"], found, ("alice", "c7"))
     assert batch["ref"].to_pylist() == ["alice/c7:1"]
 
 
@@ -117,7 +117,7 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
     registry.push("alice/lost", mask_of(2))
     registry.compact()
     registry.push("alice/lost", mask_of(3))
-    first = registry._ledger.fresh_now().meta.position
+    first = registry._session.fresh_now().meta.position
 
     # A compactor is stopped right before it makes manifest 3; meanwhile the backup is put back.
     create = chain.Chain.create
@@ -138,7 +138,7 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
     assert fresh.compact().manifest == 4
     last = reader(registry, tmp_path, "last")
     assert refs(last) == refs(registry) == ["alice/dog:1", "bob/cat:1"]
-    position = last._ledger.fresh_now().meta.position
+    position = last._session.fresh_now().meta.position
     assert position.number == 4
     assert position.epoch > first.epoch
     last.push("bob/cat", mask_of(4))
@@ -181,7 +181,7 @@ def test_a_loser_removes_its_runs_and_no_other(
 
     monkeypatch.setattr(chain.Chain, "create", late)
     assert registry.compact().manifest is None
-    manifest = registry._ledger.chain.read(1)
+    manifest = registry._session.chain.read(1)
     assert manifest is not None
     assert keys(registry, "runs/") == sorted(part.key for part in compaction.parts_of(manifest))
     assert refs(reader(registry, tmp_path, "cold")) == ["alice/dog:1"]
@@ -193,12 +193,12 @@ def test_runs_that_a_compactor_may_be_writing_are_left_alone(registry: Registry)
     table = TABLES["concepts"]
     lines = next(
         runs.scan(
-            registry._ledger.store,
+            registry._session.store,
             table,
-            registry._ledger.chain.read(1).tables["concepts"],  # type: ignore[union-attr]
+            registry._session.chain.read(1).tables["concepts"],  # type: ignore[union-attr]
         )
     )
-    (part,) = runs.write_parts(registry._ledger.store, table, [lines])
+    (part,) = runs.write_parts(registry._session.store, table, [lines])
     registry.compact(grace=0)
     assert part.key in keys(registry, "runs/")
     registry.push("alice/dog", mask_of(2))
@@ -215,11 +215,11 @@ def test_a_purge_rewrites_only_the_parts_that_hold_it(
     for owner in "abcdefgh":
         registry.push(f"{owner}/x", mask_of(ord(owner) - 97))
     registry.compact(grace=0)
-    manifest = registry._ledger.chain.read(1)
+    manifest = registry._session.chain.read(1)
     assert manifest is not None
     before = manifest.tables["concepts"][0].parts
     read: list[str] = []
-    store = registry._ledger.store
+    store = registry._session.store
     get = store._get
     store._get = lambda key: read.append(key) or get(key)  # type: ignore[func-returns-value,method-assign]
     receipt = registry.plan_purge(owner="c").execute()
@@ -236,7 +236,7 @@ def test_a_purge_rewrites_only_the_parts_that_hold_it(
 def test_a_manifest_that_cannot_be_one_is_refused(registry: Registry) -> None:
     registry.push("alice/dog", mask_of(1))
     registry.compact()
-    data = registry._ledger.store.get("catalog/000000001.json")
+    data = registry._session.store.get("catalog/000000001.json")
     body = unseal("catalog", data, "x")
 
     def decoded(**change: Any) -> chain.Manifest:

@@ -331,12 +331,12 @@ def test_stats_say_what_is_kept_and_what_it_saves(two: Command) -> None:
 
 
 def test_the_cache_of_this_machine_can_be_seen_and_emptied(cones: Command, tmp_path: Path) -> None:
+    from cones_registry.catalog.keys import mask_key
     from cones_registry.codec import encode
     from cones_registry.digest import sha256_bytes
-    from cones_registry.registry.blob_cache import blob_key
 
     data = encode(mask_of(1, 2))
-    path = tmp_path / "cache" / blob_key(sha256_bytes(data))
+    path = tmp_path / "cache" / mask_key(sha256_bytes(data))
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     (kept,) = cones.json("cache", "ls")

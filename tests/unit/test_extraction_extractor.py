@@ -25,7 +25,7 @@ from cones_registry.extraction import (
 from cones_registry.extraction.batches import Batches
 from cones_registry.extraction.materials import Materials
 from cones_registry.extraction.noise import NoiseSchedule
-from cones_registry.manifest import Provenance
+from cones_registry.record import Provenance
 from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def test_what_was_folded_or_purged_is_not_lost(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["quotas/alice/*.json", "names/alice/dog/alias/prod/1", "bases/*"]
+    "place", ["quotas/alice/*.json", "aliases/alice/dog/prod/1.json", "bases/*"]
 )
 def test_every_small_document_is_read_too(registry: Registry, tmp_path: Path, place: str) -> None:
     registry.push("alice/dog", mask_of(1))
@@ -81,40 +81,3 @@ def test_every_small_document_is_read_too(registry: Registry, tmp_path: Path, pl
     problems = registry.check(read_data=True).problems
     assert {each.kind for each in problems} == {"corrupt"}
     assert str(path.relative_to(tmp_path / "registry")) in [each.where for each in problems]
-
-
-def test_without_reservations_the_footer_of_a_number_that_was_lost_to_another_is_not_believed(
-    registry: Registry, tmp_path: Path
-) -> None:
-    registry.push("zoe/z", mask_of(99))
-    registry.sync()
-    late = Registry.open(registry.url, cache=tmp_path / "late")
-    late.sync()
-    masks = {}
-    for number in range(6):
-        for handle, seed in ((registry, 100 + number), (late, 200 + number)):
-            pushed = handle.push(f"bob/x{number}", mask_of(seed))
-            masks[pushed.ref] = pushed.mask_digest
-    assert "bob/x0:2" in masks
-    for folder in ("log", "names"):
-        shutil.rmtree(tmp_path / "registry" / folder)
-    fresh = Registry.open(registry.url, cache=tmp_path / "fresh")
-    assert fresh.check(rebuild=True).ok
-    assert {each.ref: each.mask_digest for each in fresh.find(owner="bob")} == masks
-
-
-def test_two_blobs_that_claim_one_number_are_told(registry: Registry, tmp_path: Path) -> None:
-    first = registry.push("bob/x", mask_of(1))
-    twin = Registry.create(tmp_path / "twin", cache=tmp_path / "cache2")
-    twin.push("bob/x", mask_of(2))
-    shutil.copytree(
-        tmp_path / "twin" / "blobs", tmp_path / "registry" / "blobs", dirs_exist_ok=True
-    )
-    shutil.rmtree(tmp_path / "registry" / "log")
-    assert registry.check(rebuild=True).ok  # the reservation tells
-    assert registry.get("bob/x:1").mask_digest == first.mask_digest
-    for folder in ("log", "names"):
-        shutil.rmtree(tmp_path / "registry" / folder)
-    report = registry.check(rebuild=True)
-    assert [(each.kind, each.where) for each in report.problems] == [("ambiguous", "bob/x:1")]
-    assert registry.get("bob/x:1").mask_digest == first.mask_digest

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog.keys import mask_key
 from cones_registry.errors import ConflictError, StoreUnavailableError
-from cones_registry.registry.blob_cache import blob_key
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
 
@@ -36,7 +36,7 @@ def refs(registry: Registry) -> list[str]:
 
 
 def keys(registry: Registry, prefix: str) -> list[str]:
-    return [entry.key for entry in registry._ledger.store.list(prefix)]
+    return [entry.key for entry in registry._session.store.list(prefix)]
 
 
 def before_first(prefix: str, work: Callable[[], object]) -> Callable[[str, str], None]:
@@ -83,13 +83,13 @@ def test_pushes_with_one_key_at_one_moment_are_one_version(
     assert other(registry).check(read_data=True).ok
 
 
-@pytest.mark.parametrize("moment", ["blobs/", "names/bob/dog/1", "/key/", "log/"])
+@pytest.mark.parametrize("moment", ["masks/", "versions/bob/dog/1", "pushes/", "log/"])
 def test_who_is_second_at_any_moment_gets_the_version_of_the_first(
     registry: Registry, moment: str
 ) -> None:
     first = other(registry)
     won: list[str] = []
-    registry._ledger.store.fault = before_first(
+    registry._session.store.fault = before_first(
         moment, lambda: won.append(first.push("bob/dog", mask_of(1), key="job").ref)
     )
     assert [registry.push("bob/dog", mask_of(1), key="job").ref] == won == refs(registry)
@@ -97,9 +97,9 @@ def test_who_is_second_at_any_moment_gets_the_version_of_the_first(
     assert other(registry).check(read_data=True).ok
 
 
-@pytest.mark.parametrize("moment", ["blobs/", "names/bob/dog/1", "/key/", "log/"])
+@pytest.mark.parametrize("moment", ["masks/", "versions/bob/dog/1", "pushes/", "log/"])
 def test_a_pusher_that_dies_anywhere_does_not_hold_its_key(registry: Registry, moment: str) -> None:
-    store = registry._ledger.store
+    store = registry._session.store
     store.fault = before_first(moment, die)
     with pytest.raises(KeyboardInterrupt):
         registry.push("bob/dog", mask_of(1), key="job")
@@ -110,10 +110,10 @@ def test_a_pusher_that_dies_anywhere_does_not_hold_its_key(registry: Registry, m
 
 
 def test_a_key_whose_push_died_and_whose_blob_was_pruned_can_be_used(registry: Registry) -> None:
-    registry._ledger.store.fault = before_first("log/", die)
+    registry._session.store.fault = before_first("log/", die)
     for seed in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            registry._ledger.store.fault = before_first("log/", die)
+            registry._session.store.fault = before_first("log/", die)
             registry.push("bob/dog", mask_of(seed), key="job")
         other(registry).plan_prune(grace=0).execute()
     pushed = other(registry).push("bob/dog", mask_of(3), key="job")
@@ -124,8 +124,8 @@ def test_a_key_whose_push_died_and_whose_blob_was_pruned_can_be_used(registry: R
 
 def test_the_loser_of_a_key_with_another_mask_is_refused(registry: Registry) -> None:
     first = other(registry)
-    registry._ledger.store.fault = before_first(
-        "/key/", lambda: first.push("bob/dog", mask_of(1), key="job")
+    registry._session.store.fault = before_first(
+        "pushes/", lambda: first.push("bob/dog", mask_of(1), key="job")
     )
     with pytest.raises(ConflictError, match=r"bob/dog:2 with another mask.*new key"):
         registry.push_many([("bob/cat", mask_of(3)), ("bob/dog", mask_of(2), {"key": "job"})])
@@ -161,7 +161,7 @@ def test_a_commit_whose_acknowledgement_was_lost_gives_each_item_its_version(
         ("bob/cat", mask_of(2), {"key": "new"}),
         ("bob/cow", mask_of(3)),
     ]
-    store = registry._ledger.store
+    store = registry._session.store
     create = store._create
 
     def lose(key: str, data: bytes) -> None:
@@ -204,15 +204,15 @@ def test_a_purge_takes_keys_away_and_they_can_be_used_anew(
     for key in ("mail-of-bob", "another"):
         registry.push("bob/dog", mask_of(1), key=key)
     receipt = registry.plan_purge(owner="bob").execute()
-    assert (receipt.reservations, receipt.found) == (4, 0)
-    assert keys(registry, "names/") == []
+    assert (receipt.records, receipt.found) == (4, 0)
+    assert keys(registry, "versions/") == []
     assert not list((tmp_path / "registry").rglob("bob"))
     assert other(registry).push("bob/dog", mask_of(1), key="mail-of-bob").version == 3
 
 
 def test_no_object_is_named_by_the_text_of_a_key(registry: Registry) -> None:
     registry.push("bob/dog", mask_of(1), key="mail-of-bob")
-    assert len(keys(registry, "names/bob/dog/key/")) == 1
+    assert len(keys(registry, "pushes/bob/dog/")) == 1
     assert not [key for key in keys(registry, "") if "mail" in key]
 
 
@@ -220,7 +220,7 @@ def test_a_push_without_a_key_asks_the_store_nothing_about_keys(registry: Regist
     registry.push("bob/dog", mask_of(1))
     registry.push("bob/dog", mask_of(2), key="job")
     asked: list[str] = []
-    store = registry._ledger.store
+    store = registry._session.store
     get, create, listed, head = store._get, store._create, store._list, store._head
     store._get = lambda key: asked.append(key) or get(key)  # type: ignore[func-returns-value,method-assign]
     store._create = lambda key, data: asked.append(key) or create(key, data)  # type: ignore[func-returns-value,method-assign]
@@ -228,18 +228,17 @@ def test_a_push_without_a_key_asks_the_store_nothing_about_keys(registry: Regist
     store._head = lambda key: asked.append(key) or head(key)  # type: ignore[func-returns-value,method-assign]
     registry.push("bob/dog", mask_of(3))
     kinds = sorted(key.partition("/")[0] for key in asked)
-    assert kinds.count("names") == kinds.count("blobs") == 1 and not [
-        k for k in asked if "/key/" in k
-    ]
+    assert kinds.count("versions") == kinds.count("masks") == 1
+    assert "pushes" not in kinds
 
 
 def test_a_rebuild_knows_which_push_of_a_key_was_first(registry: Registry, tmp_path: Path) -> None:
     first = other(registry)
-    registry._ledger.store.fault = before_first(
-        "/key/", lambda: first.push("bob/dog", mask_of(1), key="job")
+    registry._session.store.fault = before_first(
+        "pushes/", lambda: first.push("bob/dog", mask_of(1), key="job")
     )
     registry.push("bob/dog", mask_of(1), key="job")
-    assert len(keys(registry, "blobs/")) > 1  # the loser left his
+    assert len(keys(registry, "versions/")) > 1  # the loser left a number
     pushed = refs(registry)
     for path in (tmp_path / "registry" / "log").iterdir():
         path.unlink()
@@ -248,19 +247,19 @@ def test_a_rebuild_knows_which_push_of_a_key_was_first(registry: Registry, tmp_p
     assert other(registry).push("bob/dog", mask_of(1), key="job").ref == pushed[0]
 
 
-def test_check_reads_the_reservations_of_keys_and_counts_no_number_by_them(
+def test_check_reads_the_claims_of_keys_and_counts_no_number_by_them(
     registry: Registry, tmp_path: Path
 ) -> None:
     concept = registry.push("bob/dog", mask_of(1), key="job")
     assert other(registry).check(read_data=True).gaps == []
-    (key,) = keys(registry, "names/bob/dog/key/")
+    (key,) = keys(registry, "pushes/bob/dog/")
     path = tmp_path / "registry" / key
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o600)
     path.write_bytes(data)
     assert [p.where for p in other(registry).check(read_data=True).problems] == [key]
-    (tmp_path / "registry" / "names/bob/dog/1").unlink()
+    (tmp_path / "registry" / "versions/bob/dog/1.json").unlink()
     problems = other(registry).check().problems
-    assert [(p.kind, p.where) for p in problems] == [("unreserved", concept.ref)]
-    assert (tmp_path / "registry" / blob_key(concept.blob_digest)).exists()
+    assert [(p.kind, p.where) for p in problems] == [("unclaimed", concept.ref)]
+    assert (tmp_path / "registry" / mask_key(concept.blob_digest)).exists()

@@ -8,8 +8,8 @@ import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
 from cones_registry.errors import ConflictError, NotFoundError
-from cones_registry.manifest import Provenance
-from cones_registry.registry.traces import unfinished_about
+from cones_registry.record import Provenance
+from cones_registry.registry.purge import unfinished_about
 from cones_registry.store.local import LocalStore
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
@@ -46,12 +46,12 @@ def test_a_rebuild_after_purges_finds_every_concept_that_shared_the_mask(
     assert fresh.check(read_data=True).ok
 
 
-@pytest.mark.parametrize(("kind", "cut"), [("names/alice/", 5), ("blobs/", 0), ("log/", 0)])
+@pytest.mark.parametrize(("kind", "cut"), [("versions/alice/", 5), ("log/", 0)])
 def test_a_purge_sweeps_what_killed_writers_left(
     registry: Registry, tmp_path: Path, kind: str, cut: int
 ) -> None:
     registry.push("alice/dog", mask_of(1))
-    store = registry._ledger.store
+    store = registry._session.store
     (written,) = (store.get(entry.key) for entry in store.list(kind))
     left = tmp_path / "registry" / ".unfinished" / "0123"
     left.write_bytes(written[: len(written) - cut])
@@ -76,7 +76,7 @@ def test_a_search_for_traces_reads_unfinished_files(registry: Registry, tmp_path
     (part,) = (tmp_path / "registry" / "runs").glob("*.parquet")
     left = tmp_path / "registry" / ".unfinished" / "0123"
     left.write_bytes(part.read_bytes())
-    store = registry._ledger.store
+    store = registry._session.store
     assert unfinished_about(store, "alice", None) == unfinished_about(store, "alice", "dog") == 1
     assert unfinished_about(store, "alice", "cat") == unfinished_about(store, "carol", None) == 0
     plan = registry.plan_purge(owner="alice")
@@ -87,7 +87,7 @@ def test_a_search_for_traces_reads_unfinished_files(registry: Registry, tmp_path
 
 
 def test_a_writer_whose_unfinished_file_was_swept_writes_it_again(registry: Registry) -> None:
-    store = registry._ledger.store
+    store = registry._session.store
     swept: list[str] = []
 
     def sweep_once(step: str, key: str) -> None:
@@ -110,7 +110,7 @@ def test_one_folder_is_one_registry_however_it_is_spelled(
     for url in (tmp_path / "link", (tmp_path / "link").as_uri(), tmp_path / "x" / ".." / "link"):
         other = Registry.open(url, cache=tmp_path / "cache")
         assert other.url == registry.url
-        assert other._ledger.copy.folder == registry._ledger.copy.folder
+        assert other._session.copy.folder == registry._session.copy.folder
 
 
 def test_a_purge_clears_local_copies_of_every_place_the_registry_was_at(
@@ -167,5 +167,6 @@ def test_readers_that_have_not_seen_a_purge_find_what_others_share(
     assert readers[1].pull_many(["bob/dog:1"]) == [expected]
     assert readers[2].pull_ranks("bob/dog") is not None
     for reader in readers:
+        reader.sync()
         with pytest.raises(NotFoundError, match="alice/dog"):
             reader.pull("alice/dog")

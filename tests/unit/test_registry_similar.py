@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog.keys import mask_key
 from cones_registry.codec import read_ranks
 from cones_registry.errors import CorruptDataError, UsageError
-from cones_registry.registry.blob_cache import blob_key
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (64, 96), "a.attn2.to_v.weight": (64, 96)})
 SCORES = {
@@ -56,7 +56,7 @@ def test_a_lost_blob_is_told_of_its_concept_and_left_out_of_what_is_similar(
 ) -> None:
     pushed = [registry.push(f"alice/c{n}", above(0.9 + n / 100)) for n in range(3)]
     fresh = Registry.open(registry.url, cache=tmp_path / "fresh")
-    (tmp_path / "registry" / blob_key(pushed[1].blob_digest)).unlink()
+    (tmp_path / "registry" / mask_key(pushed[1].blob_digest)).unlink()
     assert [found.ref for found in fresh.similar("alice/c0")] == ["alice/c2:1"]
     for read in (fresh.pull, fresh.similar, fresh.resolve):
         with pytest.raises(CorruptDataError, match=r"mask of alice/c1:1 .*: cones check$"):
@@ -93,7 +93,7 @@ def test_a_near_duplicate_is_told_without_asking_the_store(
     registry.sync()
     concept = registry.push("bob/dog", above(0.901))
     for name in ("_get", "_list", "_head"):
-        monkeypatch.setattr(registry._ledger.store, name, None)
+        monkeypatch.setattr(registry._session.store, name, None)
     (found,) = registry.near_duplicates(concept, above(0.901))
     assert found.ref == "alice/dog:1"
     assert not found.exact
@@ -108,7 +108,7 @@ def test_sketches_survive_compaction_and_a_lost_catalogue(registry: Registry) ->
     assert all(len(row["sketch"]) == 256 for row in before)
     registry.compact(grace=0)
     registry.tag("bob/dog", add=["late"])
-    registry._ledger.copy.forget()
+    registry._session.copy.forget()
     assert registry.query(sketches).to_pylist() == before
     root = Path(registry.url.removeprefix("file://"))
     for folder in ("log", "catalog", "runs", "names"):
@@ -215,13 +215,13 @@ def test_what_is_in_memory_follows_the_catalogue(registry: Registry, tmp_path: P
     assert registry.resolve("alice/dog").refs == ("alice/dog:2",)
     assert registry.resolve("alice/dog:1").members[0].concept.tags == ("x",)
     purged = registry.get("alice/dog").blob_digest
-    assert purged in registry._ledger.memory.masks
+    assert purged in registry._session.memory.masks
     registry.plan_purge(owner="alice").execute()
-    assert purged not in registry._ledger.memory.masks
-    assert not (tmp_path / "registry" / blob_key(purged)).exists()
+    assert purged not in registry._session.memory.masks
+    assert not (tmp_path / "registry" / mask_key(purged)).exists()
 
 
 def test_a_pushed_blob_holds_the_ranks(registry: Registry, tmp_path: Path) -> None:
     concept = registry.push("alice/dog", above(0.9), scores=SCORES)
-    data = (tmp_path / "registry" / blob_key(concept.blob_digest)).read_bytes()
+    data = (tmp_path / "registry" / mask_key(concept.blob_digest)).read_bytes()
     assert (read_ranks(data) == registry.pull_ranks("alice/dog")).all()

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.errors import ConflictError, NotFoundError, UsageError
-from cones_registry.manifest import Provenance
-from cones_registry.registry.blob_cache import BlobCache, blob_key
+from cones_registry.catalog.keys import mask_key
+from cones_registry.errors import ConflictError, CorruptDataError, NotFoundError, UsageError
+from cones_registry.record import Provenance
+from cones_registry.registry.mask_files import MaskFiles
 from cones_registry.store import open_store
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
@@ -29,7 +30,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def keys(registry: Registry, prefix: str) -> list[str]:
-    return [entry.key for entry in registry._ledger.store.list(prefix)]
+    return [entry.key for entry in registry._session.store.list(prefix)]
 
 
 def test_a_sync_is_one_listing_and_the_new_objects(registry: Registry, tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_sync_is_one_listing_and_the_new_objects(registry: Registry, tmp_path:
     reader = Registry.open(registry.url, cache=tmp_path / "reader")
     reader.sync()
     registry.push("a/x", mask_of(9))
-    store = reader._ledger.store
+    store = reader._session.store
     calls: list[str] = []
     list_, get = store._list, store._get
     store._list = lambda prefix: calls.append(f"list {prefix}") or list_(prefix)  # type: ignore[func-returns-value,method-assign]
@@ -84,15 +85,28 @@ def test_prune_waits_a_grace_twice(registry: Registry) -> None:
     assert (len(first.versions), len(first.condemn), first.freed_bytes) == (1, 1, 0)
     assert first.condemned_bytes > 0
     assert first.execute().freed_bytes == 0
-    with pytest.raises(NotFoundError, match="pruned"):
-        registry.restore("a/x")
     time.sleep(0.4)
     second = registry.plan_prune(grace=0.3)
     assert second.freed_bytes == first.condemned_bytes
     assert second.execute().freed_bytes == first.condemned_bytes
-    assert len(keys(registry, "blobs/")) == 1
+    with pytest.raises(NotFoundError, match="pruned"):
+        registry.restore("a/x")
+    assert len(keys(registry, "masks/")) == 1
     assert registry.check(read_data=True).ok
     assert registry.push("a/x", mask_of(1)).version == 2
+
+
+def test_what_was_condemned_is_restored_as_long_as_its_mask_is_there(registry: Registry) -> None:
+    registry.push("a/x", mask_of(1))
+    registry.remove("a/x")
+    time.sleep(0.2)
+    assert registry.plan_prune(grace=0.2).execute().condemned_versions == ("a/x:1",)
+    registry.restore("a/x:1")
+    time.sleep(0.3)
+    report = registry.plan_prune(grace=0.2).execute()
+    assert (report.deleted, report.condemned_versions) == ((), ())
+    assert registry.pull("a/x") == mask_of(1)
+    assert registry.check(read_data=True).ok
 
 
 def test_prune_spares_a_blob_that_another_concept_uses(registry: Registry) -> None:
@@ -109,7 +123,7 @@ def test_a_plan_changes_nothing_and_is_looked_at_again(registry: Registry) -> No
     registry.push("a/x", mask_of(1))
     registry.remove("a/x")
     plan = registry.plan_prune(grace=0)
-    assert len(keys(registry, "blobs/")) == 1
+    assert len(keys(registry, "masks/")) == 1
     registry.restore("a/x")
     registry.push("b/x", mask_of(1))
     report = plan.execute()
@@ -130,7 +144,7 @@ def test_a_purge_leaves_no_trace_and_gives_no_number_again(
     plan = registry.plan_purge(owner="alice")
     assert (plan.versions, len(plan.blobs), len(plan.shared)) == (2, 1, 1)
     receipt = plan.execute()
-    assert (receipt.versions, receipt.found, len(receipt.rewritten_blobs)) == (2, 0, 1)
+    assert (receipt.versions, receipt.found, receipt.spared_blobs) == (2, 0, 1)
     assert "alice" not in json.dumps(receipt.to_json())
     assert [concept.ref for concept in reader.find()] == ["bob/dog:1"]
     assert reader.pull("bob/dog") == mask_of(1)
@@ -192,7 +206,7 @@ def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
         registry.pull(concept)
     cached = registry.cached_blobs()
     assert {blob.digest for blob in cached} == {concept.blob_digest for concept in pushed}
-    path = tmp_path / blob_key(pushed[0].blob_digest)
+    path = tmp_path / mask_key(pushed[0].blob_digest)
     path.write_bytes(b"damaged")
     # This handle has the mask in memory; another one reads the file.
     assert Registry.open(url, cache=tmp_path).pull(pushed[0]) == mask_of(0)
@@ -200,7 +214,7 @@ def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
     assert len(registry.cached_blobs()) == 2
     registry.prune_cache()
     assert registry.cached_blobs() == []
-    small = BlobCache(open_store(url), tmp_path / "small", limit=10)
+    small = MaskFiles(open_store(url), tmp_path / "small", limit=10)
     small.get(pushed[0].blob_digest)
     assert small.list() == []
 
@@ -213,14 +227,14 @@ def test_the_blob_cache_keeps_its_bound_after_every_write(tmp_path: Path) -> Non
     size = max(concept.blob_bytes for concept in pushed)
     for limit in (size, 5 * size, 12 * size):
         # Two caches on one folder, as two processes have them.
-        caches = [BlobCache(open_store(url), tmp_path / f"bound{limit}", limit) for _ in range(2)]
+        caches = [MaskFiles(open_store(url), tmp_path / f"bound{limit}", limit) for _ in range(2)]
         for number, concept in enumerate(pushed):
             caches[number % 2].get(concept.blob_digest)
             held = caches[0].list()
             # The newest stays; what another process wrote is counted at the next sweep.
             assert held[0].digest == concept.blob_digest
             assert sum(blob.size for blob in held) <= limit + limit // 10
-        alone = BlobCache(open_store(url), tmp_path / f"alone{limit}", limit)
+        alone = MaskFiles(open_store(url), tmp_path / f"alone{limit}", limit)
         for digest, _ in alone.get_many([concept.blob_digest for concept in pushed]):
             assert digest
         assert sum(blob.size for blob in alone.list()) <= limit
@@ -232,7 +246,7 @@ def test_a_blob_cache_with_room_is_listed_seldom(
     url = f"memory://room-{tmp_path.name}"
     registry = Registry.create(url, cache=tmp_path)
     pushed = registry.push_many([(f"a/c{number}", mask_of(number)) for number in range(24)])
-    cache = BlobCache(open_store(url), tmp_path / "room", limit=10**9)
+    cache = MaskFiles(open_store(url), tmp_path / "room", limit=10**9)
     listings = []
     listed = cache.list
     monkeypatch.setattr(cache, "list", lambda: listings.append(1) or listed())
@@ -265,3 +279,57 @@ def test_the_catalogue_is_written_for_other_engines(
     ]
     with pytest.raises(UsageError, match="expected one of"):
         registry.export_catalog(target, format="xlsx")
+
+
+def test_an_archive_of_format_1_is_imported_whole(registry: Registry) -> None:
+    golden = Path(__file__).resolve().parents[1] / "golden"
+    expected = json.loads((golden / "archive-1.json").read_text("utf-8"))
+    registry.import_archive(golden / "archive-1.tar.zst")
+    imported_anew = ("blob_digest", "blob_bytes", "created", "aliases")
+    for old in expected:
+        new = registry.get("{owner}/{name}:{version}".format(**old)).to_json()
+        assert {key: new[key] for key in old if key not in imported_anew} == {
+            key: value for key, value in old.items() if key not in imported_anew
+        }
+        assert registry.pull(f"{old['owner']}/{old['name']}@{old['mask_digest']}").digest
+    assert registry.pull_ranks("alice/dog:1") is not None
+    assert registry.check(read_data=True).ok
+    assert {line.kind for line in registry.history()} == {"import"}
+
+
+def test_a_registry_of_format_1_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "old")
+    store.put_new("cones.json", b'{"format":"cones-registry/1","id":"x","layout":1}\n')
+    with pytest.raises(CorruptDataError, match=r"format 1.*cones export.*cones import"):
+        Registry.open(tmp_path / "old", cache=tmp_path / "cache")
+
+
+def test_a_place_with_what_is_left_of_a_registry_is_no_place_for_a_new_one(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.push("a/x", mask_of(1))
+    (tmp_path / "registry" / "cones.json").unlink()
+    with pytest.raises(ConflictError, match=r"Put cones.json back"):
+        Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
+
+
+def test_history_says_who_did_what_and_a_purge_leaves_an_opaque_line(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONES_ACTOR", "ann")
+    registry.push("alice/dog", mask_of(1))
+    registry.alias("alice/dog", "prod")
+    monkeypatch.setenv("CONES_ACTOR", "ben")
+    registry.set_quota("alice", concepts=3)
+    registry.remove("alice/dog")
+    lines = registry.history()
+    assert [(line.actor, line.kind, line.ref) for line in lines] == [
+        ("ben", "remove", "alice/dog:1"),
+        ("ben", "quota", "alice"),
+        ("ann", "alias", "alice/dog:1"),
+        ("ann", "push", "alice/dog:1"),
+    ]
+    assert registry.history(actor="ann", limit=1) == lines[2:3]
+    assert registry.history("alice/dog") == [lines[0], *lines[2:]]
+    registry.plan_purge(owner="alice").execute()
+    assert not [line for line in registry.history() if "alice" in line.ref]

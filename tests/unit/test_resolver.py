@@ -8,8 +8,8 @@ import pytest
 
 from cones_registry.errors import BaseModelMismatchError, LimitExceededError, UsageError
 from cones_registry.layers import LayerTable
-from cones_registry.manifest import Concept
 from cones_registry.mask import ConceptMask
+from cones_registry.record import Concept
 from cones_registry.resolver import DensityLimitError, TokenClashError, resolve
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (8, 16), "a.attn2.to_v.weight": (5, 13)})

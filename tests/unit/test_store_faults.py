@@ -151,7 +151,7 @@ def test_under_faults_nothing_acknowledged_is_lost_and_nothing_wrong_returned(
     url = f"memory://faults-{os.getpid()}-{next(_COUNT)}"
     Registry.create(url, cache=tmp_path / "creator")
     writers = [Registry.open(url, cache=tmp_path / f"cache-{n}") for n in range(2)]
-    faults = [Faults(w._ledger.store, seed * 10 + n, 0.06) for n, w in enumerate(writers)]
+    faults = [Faults(w._session.store, seed * 10 + n, 0.06) for n, w in enumerate(writers)]
     chance = random.Random(seed)
     acknowledged: dict[str, int] = {}
     for number in range(25):

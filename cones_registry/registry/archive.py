@@ -1,19 +1,22 @@
 """Archives: concepts as one self-contained file, `.tar.zst`, to carry between registries.
 
-    cones-archive.json        format and the list of concepts, each with its blob's digest
+    cones-archive.json        format and the list of concepts: their records
     bases/<sha256>.json       base models, as in a registry
-    blobs/<sha256>.parquet    masks
+    masks/<sha256>.parquet    mask objects
 
 Reading one writes nothing to disk but what is pushed: members are read by exact name, so links,
-absolute paths and `..` have nowhere to lead; anything unexpected is refused.
+absolute paths and `..` have nowhere to lead; anything unexpected is refused. Archives of format 1,
+as version 0.1 wrote them, are read too: their masks lie below `blobs/`, and loss histories in the
+footers of those.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,10 @@ import zstandard
 from ulid import ULID
 
 from cones_registry.catalog.copy import State
-from cones_registry.catalog.documents import seal, unseal
-from cones_registry.catalog.events import RECORD_KEYS
+from cones_registry.catalog.documents import parse_json, seal, unseal
 from cones_registry.catalog.fold import Version
-from cones_registry.catalog.reader import versions_where
-from cones_registry.codec import decode, read_ranks
+from cones_registry.catalog.reader import concept_of, versions_where
+from cones_registry.codec import decode, read_footer, read_ranks
 from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import (
     BaseModelMismatchError,
@@ -34,16 +36,17 @@ from cones_registry.errors import (
     StoreUnavailableError,
 )
 from cones_registry.layers import LayerTable
-from cones_registry.manifest import Concept, Provenance, Ref
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
+from cones_registry.record import Concept, Provenance, parse
+from cones_registry.refs import Ref
+from cones_registry.registry import claims
 from cones_registry.registry.archive_members import INDEX, read_members
 from cones_registry.registry.bases import Bases, encode_base, parse_parameters
 from cones_registry.registry.drafts import Push
-from cones_registry.registry.histories import history_of
-from cones_registry.registry.ledger import Ledger
-from cones_registry.registry.lookup import as_ref, find, find_versions
-from cones_registry.registry.pushing import Pusher
+from cones_registry.registry.find import as_ref, find, find_versions
+from cones_registry.registry.push import Pusher
+from cones_registry.registry.session import Session
 
 
 @dataclass(frozen=True)
@@ -66,25 +69,26 @@ class _Source:
 
 
 def export_archive(
-    ledger: Ledger,
+    session: Session,
     bases: Bases,
     path: str | os.PathLike[str],
     refs: Iterable[str | Ref | Concept] | None,
     default_owner: str,
 ) -> ArchiveReport:
     """Write concepts to `path`, whole or not at all; see `Registry.export_archive`."""
-    state = ledger.fresh()
+    state = session.fresh()
     if refs is None:
         concepts = find(state)
     else:
         versions = find_versions(state, [as_ref(ref, default_owner) for ref in refs])
-        concepts = [_plain(version.record, version.tags) for version in versions]
+        concepts = [concept_of(version) for version in versions]
+    concepts = [_whole(session, concept) for concept in concepts]
     blobs = list(dict.fromkeys(concept.blob_digest for concept in concepts))
     fingerprints = sorted({concept.base for concept in concepts})
     index = {
-        "concepts": [concept.to_json() for concept in concepts],
+        "concepts": [concept.dump() for concept in concepts],
         "bases": fingerprints,
-        "from": ledger.registry_id,
+        "from": session.registry_id,
     }
     target = Path(path)
     aside = target.with_name(f".{target.name}.{ULID()}")
@@ -97,8 +101,8 @@ def export_archive(
                 _add(archive, INDEX, seal("archive", index))
                 for fingerprint in fingerprints:
                     _add(archive, _base_member(fingerprint), encode_base(bases.get(fingerprint)))
-                for digest, data in ledger.blobs.get_many(blobs):
-                    _add(archive, _blob_member(digest), data)
+                for digest, data in session.masks.get_many(blobs):
+                    _add(archive, _mask_member(digest), data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(target)
@@ -109,8 +113,12 @@ def export_archive(
     return ArchiveReport(len(concepts), len(blobs), target.stat().st_size)
 
 
-def _plain(record: dict[str, Any], tags: list[str]) -> Concept:
-    return Concept.from_json({**record, "tags": tags})
+def _whole(session: Session, concept: Concept) -> Concept:
+    """A version with its loss history, and without what other versions of it are called."""
+    provenance = concept.provenance
+    if concept.history_steps:
+        provenance = claims.read_record(session.store, *concept.place).provenance
+    return dataclasses.replace(concept, provenance=provenance, aliases=())
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -123,15 +131,15 @@ def _base_member(fingerprint: Digest) -> str:
     return f"bases/{fingerprint.removeprefix('sha256:')}.json"
 
 
-def _blob_member(digest: Digest) -> str:
-    return f"blobs/{digest.removeprefix('sha256:')}.parquet"
+def _mask_member(digest: Digest) -> str:
+    return f"masks/{digest.removeprefix('sha256:')}.parquet"
 
 
 def import_archive(
-    ledger: Ledger, pusher: Pusher, path: str | os.PathLike[str], owner: str | None
+    session: Session, pusher: Pusher, path: str | os.PathLike[str], owner: str | None
 ) -> list[Concept]:
     """Push what an archive holds; see `Registry.import_archive`."""
-    ledger.require_writable()
+    session.require_writable()
     members = read_members(Path(path))
     try:
         name, data = next(members)
@@ -139,12 +147,13 @@ def import_archive(
         raise CorruptDataError(f"{path} is an empty archive") from None
     if name != INDEX:
         raise CorruptDataError(f"{path} starts with {name[:100]!a}; expected {INDEX}")
-    index = unseal("archive", data, f"{path}: {INDEX}")
+    index, is_first = _index(path, data)
     listed = index.get("concepts")
     if not isinstance(listed, list):
         raise CorruptDataError(f"{path}: its index lists no concepts")
-    concepts = [_listed(each) for each in listed]
-    wanted_blobs = {_blob_member(concept.blob_digest): concept for concept in concepts}
+    concepts = [Concept.from_json(each) for each in listed]
+    folder = "blobs/" if is_first else "masks/"
+    wanted_masks = {folder + _mask_member(c.blob_digest).rpartition("/")[2]: c for c in concepts}
     wanted_bases = {_base_member(concept.base) for concept in concepts}
     masks: dict[Digest, ConceptMask] = {}
     histories: dict[Digest, tuple[Any, ...]] = {}
@@ -154,11 +163,11 @@ def import_archive(
         if name in wanted_bases:
             base = _parse_base(name, data)
             bases[base.fingerprint] = base
-        elif name in wanted_blobs:
-            digest = wanted_blobs[name].blob_digest
+        elif name in wanted_masks:
+            digest = wanted_masks[name].blob_digest
             require_digest(data, digest, f"{name} in {path}")
             masks[digest] = decode(data)
-            histories[digest] = history_of(data)
+            histories[digest] = _history_of(data) if is_first else ()
             ranks[digest] = read_ranks(data)
         else:
             raise CorruptDataError(f"{path} holds {name[:100]!a}, which its index does not name")
@@ -166,16 +175,14 @@ def import_archive(
         _push(path, concept, masks, histories, ranks, bases, owner)
         for concept in _oldest_first(concepts)
     ]
-    here = _versions_here(ledger.fresh_now(), pushes)
+    here = _versions_here(session.fresh_now(), pushes)
     pushed = iter(
         pusher.push_many(
-            push for push, version in zip(pushes, here, strict=True) if version is None
+            (push for push, version in zip(pushes, here, strict=True) if version is None),
+            verb="import",
         )
     )
-    return [
-        next(pushed) if version is None else _plain(version.record, version.tags)
-        for version in here
-    ]
+    return [next(pushed) if version is None else concept_of(version) for version in here]
 
 
 def _versions_here(state: State, pushes: list[Push]) -> list[Version | None]:
@@ -208,13 +215,13 @@ def _is_same(version: Version, push: Push) -> bool:
     record = version.record
     base = push.mask.table.digest if push.base is None else push.base.fingerprint
     return (
-        record["mask_digest"] == push.mask.digest
-        and record["base"] == base
-        and record["scope"] == push.scope
-        and record["token"] == push.token
-        and record["class_noun"] == push.class_noun
+        record.mask_digest == push.mask.digest
+        and record.base == base
+        and record.scope == push.scope
+        and record.token == push.token
+        and record.class_noun == push.class_noun
         # One without scores cannot be cut; one with them can stand for one without.
-        and (record["ranked"] or push.scores is None)
+        and (record.ranked or push.scores is None)
     )
 
 
@@ -240,9 +247,7 @@ def _push(
         raise BaseModelMismatchError(f"{path}: {concept.ref} does not fit its base {concept.base}")
     provenance = concept.provenance
     if provenance is not None and histories[concept.blob_digest]:
-        provenance = Provenance(
-            **{**provenance.__dict__, "history": histories[concept.blob_digest]}
-        )
+        provenance = dataclasses.replace(provenance, history=histories[concept.blob_digest])
     return Push(
         f"{owner or concept.owner}/{concept.name}",
         mask,
@@ -271,8 +276,17 @@ def _parse_base(name: str, data: bytes) -> _Source:
     )
 
 
-def _listed(value: Any) -> Concept:
-    """A concept of an archive's index."""
-    if not isinstance(value, dict):
-        raise CorruptDataError("an archive's index lists something that is no concept")
-    return Concept.from_json({key: each for key, each in value.items() if key in RECORD_KEYS})
+def _index(path: Any, data: bytes) -> tuple[dict[str, Any], bool]:
+    """(the index of an archive, whether version 0.1 wrote it)."""
+    source = f"{path}: {INDEX}"
+    document = parse_json(data, source)
+    if isinstance(document, dict) and document.get("format") == "cones-archive/1":
+        return unseal("archive", data, source, version=1), True
+    return unseal("archive", data, source), False
+
+
+def _history_of(data: bytes) -> tuple[Mapping[str, Any], ...]:
+    """The loss history that version 0.1 kept in a mask's footer."""
+    concept = read_footer(data).get("concept") or {}
+    provenance = concept.get("provenance") or {"method": ""}
+    return parse(provenance, Provenance, "a provenance in a mask's footer").history

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
+from cones_registry.catalog import keys
 from cones_registry.catalog.copy import State
-from cones_registry.catalog.events import MAX_TAGS, Event, check_tag
+from cones_registry.catalog.events import Aliased, Removed, Restored, Tagged
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.reader import concepts_of, run_query, versions_where
 from cones_registry.digest import quote
@@ -17,11 +18,12 @@ from cones_registry.errors import (
     NotFoundError,
     UsageError,
 )
-from cones_registry.manifest import Concept, Ref, check_alias
-from cones_registry.registry import reservations
-from cones_registry.registry.blob_cache import blob_key
-from cones_registry.registry.ledger import Ledger
-from cones_registry.registry.lookup import as_ref, find_version
+from cones_registry.record import MAX_TAGS, Concept, check_tag
+from cones_registry.refs import Ref, check_alias
+from cones_registry.registry import claims
+from cones_registry.registry.deletions import gone
+from cones_registry.registry.find import as_ref, find_version
+from cones_registry.registry.session import Session
 from cones_registry.store import KeyExistsError
 
 _ALIAS_ATTEMPTS: Final = 100
@@ -30,54 +32,47 @@ _ALIAS_ATTEMPTS: Final = 100
 class Changes:
     """Commits events about versions."""
 
-    def __init__(self, ledger: Ledger, default_owner: str) -> None:
-        self._ledger = ledger
+    def __init__(self, session: Session, default_owner: str) -> None:
+        self._session = session
         self._default_owner = default_owner
 
     def alias(
         self, ref: str | Ref | Concept, alias: str, expect: int | str | Concept | None
     ) -> Concept:
         """Let an alias name a version; compare-and-set where `expect` is given."""
-        self._ledger.require_writable()
+        self._session.require_writable()
         check_alias(alias)
         wanted = as_ref(ref, self._default_owner)
         for attempt in range(_ALIAS_ATTEMPTS):
-            state = self._ledger.fresh_now()
+            state = self._session.fresh_now()
             target = find_version(state, wanted)
-            owner, name, version = _place(target)
+            owner, name, version = target.record.place
             generation, current = _alias(state, owner, name, alias)
             self._require_expected(expect, current, owner, name, alias)
             if current == version:
                 return _concept(state, target)
-            key = reservations.alias_key(owner, name, alias, generation + 1)
-            event: Event = {
-                "type": "alias",
-                "owner": owner,
-                "name": name,
-                "alias": alias,
-                "generation": generation + 1,
-                "version": version,
-            }
+            key = keys.alias_key(owner, name, alias, generation + 1)
+            event = Aliased(owner, name, version, alias, generation + 1)
             try:
-                self._ledger.store.put_new(key, reservations.encode_reservation(event))
+                self._session.store.put_new(key, claims.encode_alias(event))
             except KeyExistsError:
                 # Somebody else's move is decided. Say it for them, in case they no longer can.
-                self._publish_reserved(key)
+                self._publish_claimed(key)
                 time.sleep(random.uniform(0, min(0.2, 0.002 * 2 ** min(attempt, 7))))
                 continue
-            self._ledger.commit([event])
+            self._session.commit([event])
             return self._again(target)
         raise ConflictError(
             f"{owner}/{name}:{alias} was moved {_ALIAS_ATTEMPTS} times while this move was tried. "
             "Try again when fewer move it"
         )
 
-    def _publish_reserved(self, key: str) -> None:
-        event = reservations.decode_reservation(key, self._ledger.store.get(key))
-        state = self._ledger.fresh_now()
-        generation, _ = _alias(state, event["owner"], event["name"], event["alias"])
-        if generation < event["generation"]:
-            self._ledger.commit([event])
+    def _publish_claimed(self, key: str) -> None:
+        event = claims.decode_alias(key, self._session.store.get(key))
+        state = self._session.fresh_now()
+        generation, _ = _alias(state, event.owner, event.name, event.alias)
+        if generation < event.generation:
+            self._session.commit([event])
 
     def _require_expected(
         self,
@@ -118,77 +113,66 @@ class Changes:
 
     def tag(self, ref: str | Ref | Concept, add: Iterable[str], remove: Iterable[str]) -> Concept:
         """Add and remove keywords of a version."""
-        self._ledger.require_writable()
+        self._session.require_writable()
         if isinstance(add, str) or isinstance(remove, str):
             raise UsageError("add and remove take several tags; write add=['animal']")
-        added, gone = sorted(set(add)), sorted(set(remove))
-        for tag in [*added, *gone]:
+        added, dropped = sorted(set(add)), sorted(set(remove))
+        for tag in [*added, *dropped]:
             check_tag(tag)
-        if set(added) & set(gone):
-            raise UsageError(f"cannot both add and remove {sorted(set(added) & set(gone))}")
-        target = find_version(self._ledger.fresh_now(), as_ref(ref, self._default_owner))
+        if set(added) & set(dropped):
+            raise UsageError(f"cannot both add and remove {sorted(set(added) & set(dropped))}")
+        target = find_version(self._session.fresh_now(), as_ref(ref, self._default_owner))
         present = set(target.tags)
         added = [tag for tag in added if tag not in present]
-        gone = [tag for tag in gone if tag in present]
-        count = len(present) + len(added) - len(gone)
+        dropped = [tag for tag in dropped if tag in present]
+        count = len(present) + len(added) - len(dropped)
         if added and count > MAX_TAGS:
             raise UsageError(
-                f"{_shown(target)} would have {count} tags; at most {MAX_TAGS} are allowed. "
+                f"{target.record.ref} would have {count} tags; at most {MAX_TAGS} are allowed. "
                 "Remove some first"
             )
-        if added or gone:
-            self._ledger.commit([_event("tag", target, add=added, remove=gone)])
+        if added or dropped:
+            self._session.commit([Tagged(*target.record.place, tuple(added), tuple(dropped))])
         return self._again(target)
 
     def remove(self, ref: str | Ref | Concept) -> Concept:
         """Hide a version."""
-        self._ledger.require_writable()
-        target = find_version(self._ledger.fresh_now(), as_ref(ref, self._default_owner))
-        self._ledger.commit([_event("remove", target)])
+        self._session.require_writable()
+        target = find_version(self._session.fresh_now(), as_ref(ref, self._default_owner))
+        self._session.commit([Removed(*target.record.place)])
         return self._again(target)
 
     def restore(self, ref: str | Ref | Concept) -> Concept:
         """Show a removed version again."""
-        self._ledger.require_writable()
+        self._session.require_writable()
         wanted = as_ref(ref, self._default_owner)
-        target = find_version(self._ledger.fresh_now(), wanted, removed=True)
-        self._ledger.commit([_event("restore", target)])
-        # A prune may have condemned it at the same moment. It and this look after they write, so at
-        # least one of the two sees the other.
-        again = self._version(self._ledger.fresh_now(), target)
-        if again.pruned or not self._ledger.store.head(blob_key(again.record["blob_digest"])):
-            raise NotFoundError(
-                f"{_shown(target)} was pruned while it was restored. Push the mask again"
-            )
+        target = find_version(self._session.fresh_now(), wanted, removed=True)
+        place, mask = target.record.place, target.record.blob_digest
+        pruned = NotFoundError(
+            f"{target.record.ref} was removed and its bytes are pruned. Push the mask again"
+        )
+        if self._session.store.head(keys.mask_key(mask)) is None:
+            raise pruned
+        self._session.commit([Restored(*place)])
+        try:
+            self._session.notices.settle([mask], gone)
+        except NotFoundError:
+            self._session.commit([Removed(*place)])
+            raise pruned from None
         return self._again(target)
 
     def _version(self, state: State, target: Version) -> Version:
         found = versions_where(
-            state, "owner = ? AND name = ? AND version = ?", list(_place(target))
+            state, "owner = ? AND name = ? AND version = ?", list(target.record.place)
         )
         if not found:
-            raise NotFoundError(f"{_shown(target)} was purged while it was changed")
+            raise NotFoundError(f"{target.record.ref} was purged while it was changed")
         return found[0]
 
     def _again(self, target: Version) -> Concept:
         """The record after the change."""
-        state = self._ledger.fresh_now()
+        state = self._session.fresh_now()
         return _concept(state, self._version(state, target))
-
-
-def _event(kind: str, target: Version, **more: Any) -> Event:
-    owner, name, version = _place(target)
-    return {"type": kind, "owner": owner, "name": name, "version": version, **more}
-
-
-def _place(version: Version) -> tuple[str, str, int]:
-    record = version.record
-    return record["owner"], record["name"], record["version"]
-
-
-def _shown(version: Version) -> str:
-    owner, name, number = _place(version)
-    return f"{owner}/{name}:{number}"
 
 
 def _concept(state: State, version: Version) -> Concept:

@@ -1,21 +1,25 @@
-"""Ledger: a store with its log and the local copy of what the log comes to."""
+"""Session: one handle's view of a registry: its store, its log, and the local copy of both."""
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from ulid import ULID
 
 from cones_registry.cache_folder import cache_folder
+from cones_registry.catalog import keys
 from cones_registry.catalog.clock import Clock, parse_stamp
 from cones_registry.catalog.copy import LocalCopy, State
-from cones_registry.catalog.documents import seal, unseal
+from cones_registry.catalog.documents import parse_json, seal, unseal
 from cones_registry.catalog.events import Event
-from cones_registry.catalog.segments import Segment, encode_segment
+from cones_registry.catalog.segments import MAX_ACTOR_LENGTH, Segment, encode_segment
 from cones_registry.catalog.syncing import Syncer, SyncReport
 from cones_registry.errors import (
     ConflictError,
@@ -24,15 +28,13 @@ from cones_registry.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from cones_registry.registry.blob_cache import BlobCache
+from cones_registry.registry.deletions import Notices
+from cones_registry.registry.mask_files import MaskFiles
 from cones_registry.registry.memory import Memory
 from cones_registry.store import KeyExistsError, Store
 
-ROOT_KEY: Final = "cones.json"
-LAYOUT: Final = 1
 
-
-class Ledger:
+class Session:
     """Reads and appends the log of one registry.
 
     Attributes:
@@ -56,11 +58,12 @@ class Ledger:
         self.read_only = read_only
         self.max_staleness = max_staleness
         self.clock = Clock()
+        self.notices = Notices(store)
         folder = cache_folder(cache)
-        # A copied registry keeps its id and goes its own way: where it is is part of the key.
+        # A copied registry keeps its id and goes its own way: the place is part of the key.
         place = hashlib.sha256(store.place.encode()).hexdigest()[:12]
         self.copy = LocalCopy(folder / "registries" / f"{registry_id}-{place}")
-        self.blobs = BlobCache(store, folder / "blobs")
+        self.masks = MaskFiles(store, folder / "masks")
         self.memory = Memory()
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
         self.chain = self._syncer.chain
@@ -77,8 +80,10 @@ class Ledger:
         self.has_synced = True
         self._synced = started
         for digest in report.purged_blobs:
-            self.blobs.forget(digest)
+            self.masks.forget(digest)
             self.memory.forget(digest)
+        if state.meta.latest:
+            self.clock.observe(state.meta.latest)
         return report, state
 
     def fresh(self) -> State:
@@ -96,6 +101,8 @@ class Ledger:
         for _ in range(3):
             state = self.copy.state()
             if state is not None:
+                if state.meta.latest:
+                    self.clock.observe(state.meta.latest)
                 return state
             self.copy.forget()  # damaged, or none yet: built again from the store
             self._sync()
@@ -110,12 +117,15 @@ class Ledger:
                 f"{self.store.url} was opened read-only. Open it without read_only to change it"
             )
 
-    def commit(self, events: Sequence[Event]) -> Segment:
+    def commit(self, events: Sequence[Event], *, verb: str = "") -> Segment:
         """Append one segment; when this returns it is in the log for good, whole."""
-        segment = Segment(self.clock.next(), tuple(events))
-        key, data = encode_segment(segment.stamp, events)
-        self.publish(segment, key, data)
+        segment = self.segment(events, verb=verb)
+        self.publish(segment, *encode_segment(segment))
         return segment
+
+    def segment(self, events: Sequence[Event], *, verb: str = "") -> Segment:
+        """A commit of this actor, later than all that this handle has seen."""
+        return Segment(self.clock.next(), tuple(events), actor(), verb)
 
     def publish(self, segment: Segment, key: str, data: bytes) -> None:
         """Append a segment that was encoded before; once or again, it is one commit."""
@@ -144,15 +154,39 @@ class Ledger:
         self.copy.close()
 
 
+def actor() -> str:
+    """Who makes changes: ``CONES_ACTOR``, else this system's user and host."""
+    said = os.environ.get("CONES_ACTOR", "").strip()
+    if not said:
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError):  # a container whose user has no name
+            user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+        said = f"{user}@{socket.gethostname()}"
+    return "".join(each for each in said if each.isprintable())[:MAX_ACTOR_LENGTH]
+
+
 def create_root(store: Store) -> str:
-    """Make `cones.json`; the id of the new registry.
+    """Make ``cones.json``; the id of the new registry.
 
     Raises:
-        ConflictError: there is a registry already.
+        ConflictError: there is a registry already, or what is left of one.
     """
     registry_id = str(ULID())
+    with contextlib.suppress(NotFoundError):
+        store.get(keys.ROOT)
+        raise ConflictError(
+            f"there is a registry at {store.url} already. Open it, or choose another place"
+        )
+    for folder in (keys.VERSIONS, keys.PURGED, keys.LOG, "names/"):
+        if store.list(folder):
+            raise ConflictError(
+                f"{store.url} has no {keys.ROOT}, but objects of a registry in {folder}. Put "
+                f"{keys.ROOT} back from a backup, or choose another place: a new registry there "
+                "would give numbers again that were given before"
+            )
     try:
-        store.put_new(ROOT_KEY, seal("registry", {"id": registry_id, "layout": LAYOUT}))
+        store.put_new(keys.ROOT, seal("registry", {"id": registry_id}))
     except KeyExistsError as error:
         raise ConflictError(
             f"there is a registry at {store.url} already. Open it, or choose another place"
@@ -171,21 +205,27 @@ def read_root(store: Store) -> str:
 
     Raises:
         NotFoundError: no registry is there.
-        CorruptDataError: `cones.json` is damaged, or of a later layout.
+        NewerFormatError: a newer version made it.
+        CorruptDataError: ``cones.json`` is damaged, or version 0.1 made it.
     """
     try:
-        data = store.get(ROOT_KEY)
+        data = store.get(keys.ROOT)
     except NotFoundError as error:
         store.require_place()
         raise NotFoundError(
-            f"there is no registry at {store.url}: it has no {ROOT_KEY}. "
+            f"there is no registry at {store.url}: it has no {keys.ROOT}. "
             f"To make one: cones init {store.url}"
         ) from error
-    body: dict[str, Any] = unseal("registry", data, f"{store.url}/{ROOT_KEY}")
-    registry_id = body.get("id")
-    if body.get("layout") != LAYOUT or not isinstance(registry_id, str):
+    source = f"{store.url}/{keys.ROOT}"
+    document = parse_json(data, source)
+    if isinstance(document, dict) and document.get("format") == "cones-registry/1":
         raise CorruptDataError(
-            f"{store.url}/{ROOT_KEY} says layout {body.get('layout')!r}; this version reads "
-            f"{LAYOUT}"
+            f"{store.url} is a registry of format 1, which this version does not read. Take its "
+            "concepts along: with the cones-registry that made it `cones export all.tar.zst`, "
+            "then with this one `cones init` a new place and `cones import all.tar.zst`"
         )
+    body: dict[str, Any] = unseal("registry", data, source)
+    registry_id = body.get("id")
+    if not isinstance(registry_id, str):
+        raise CorruptDataError(f"{source} names no registry")
     return parse_stamp(registry_id)

@@ -1,4 +1,4 @@
-"""Lookup: from refs and filters to versions."""
+"""Find: from refs and filters to versions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cones_registry.catalog.reader import any_of, concepts_of, run_query, versio
 from cones_registry.catalog.tables import version_of
 from cones_registry.digest import quote
 from cones_registry.errors import NotFoundError, UsageError
-from cones_registry.manifest import SCOPES, Concept, Ref, check_name, parse_ref
-from cones_registry.refs import check_alias
+from cones_registry.record import SCOPES, Concept
+from cones_registry.refs import Ref, check_alias, check_name, parse_ref
+
+AnyRef = str | Ref | Concept
 
 NEWEST_FIRST: Final = "created DESC, owner, name, version DESC"
 
@@ -39,7 +41,7 @@ def find_version(state: State, ref: Ref, *, removed: bool = False) -> Version:
     Raises:
         NotFoundError: there is none; the message says what there is.
     """
-    found = _matching(state, ref, "removed AND NOT pruned" if removed else "NOT removed")
+    found = _matching(state, ref, "removed" if removed else "NOT removed")
     if found:
         return found[0]
     raise _not_found(state, ref, removed)
@@ -52,7 +54,7 @@ def find_versions(state: State, refs: Sequence[Ref]) -> list[Version]:
     if len(exact) > 1:
         condition, params = any_of(("owner", "name", "version"), sorted(exact))
         for row in versions_where(state, f"{condition} AND NOT removed", params):
-            known[tuple(row.record[key] for key in ("owner", "name", "version"))] = row
+            known[row.record.place] = row
     return [
         known.get((ref.owner, ref.name, ref.version)) or find_version(state, ref) for ref in refs
     ]
@@ -69,7 +71,7 @@ def _matching(state: State, ref: Ref, condition: str) -> list[Version]:
         sql += " AND version = (SELECT version FROM aliases WHERE owner = ? AND name = ?"
         sql, more = sql + " AND alias = ?)", [ref.owner, ref.name, ref.alias]
     # An exact version is one row, and sorting it takes as long as finding it.
-    rest = "" if ref.version is not None else "ORDER BY version DESC LIMIT 1"
+    rest = "" if ref.version is not None else "ORDER BY pruned, version DESC LIMIT 1"
     return versions_where(state, f"{sql} AND {condition}", [*params, *more], rest=rest)
 
 
@@ -77,15 +79,11 @@ def _not_found(state: State, ref: Ref, removed: bool) -> NotFoundError:
     text = str(ref)
     gone = _matching(state, ref, "removed")
     if removed:
-        if gone:
-            return NotFoundError(
-                f"{_ref(gone[0])} was removed and its bytes are pruned. Push the mask again"
-            )
         if _matching(state, ref, "NOT removed"):
             return NotFoundError(f"{text!r} is not removed, so there is nothing to restore")
     elif gone:
-        hint = "" if gone[0].pruned else f". To have it back: cones restore {_ref(gone[0])}"
-        return NotFoundError(f"{_ref(gone[0])} was removed{hint}")
+        hint = "" if gone[0].pruned else f". To have it back: cones restore {gone[0].record.ref}"
+        return NotFoundError(f"{gone[0].record.ref} was removed{hint}")
     rows = run_query(
         state,
         "SELECT max(version) AS newest, count(*) AS versions FROM concepts "
@@ -111,11 +109,6 @@ def _not_found(state: State, ref: Ref, removed: bool) -> NotFoundError:
     return NotFoundError(f"no concept {path}{asked}. {hint}")
 
 
-def _ref(version: Version) -> str:
-    record = version.record
-    return f"{record['owner']}/{record['name']}:{record['version']}"
-
-
 def find(
     state: State,
     *,
@@ -136,7 +129,7 @@ def find(
     default_owner: str = "local",
 ) -> list[Concept]:
     """Versions that fit every condition given; see `Registry.find`."""
-    conditions = ["removed AND NOT pruned" if removed else "NOT removed"]
+    conditions = ["removed" if removed else "NOT removed"]
     params: list[Any] = []
 
     def need(sql: str, *values: Any) -> None:

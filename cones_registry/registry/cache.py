@@ -1,4 +1,4 @@
-"""Values in memory by key, bounded in bytes, least recently used out first."""
+"""What is kept in memory: values by key, bounded in bytes, least recently used out first."""
 
 from __future__ import annotations
 

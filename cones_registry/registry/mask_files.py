@@ -1,10 +1,9 @@
-"""Blobs: masks in the store by digest, and a local cache of them shared by all processes."""
+"""Mask files: masks of the store by digest, and a local cache of them that all processes share."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,8 @@ from typing import Final
 from ulid import ULID
 
 from cones_registry.cache_folder import cache_folder
-from cones_registry.digest import Digest, parse_digest, require_digest, sha256_bytes
+from cones_registry.catalog.keys import MASKS, mask_key, mask_of
+from cones_registry.digest import Digest, require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.store import Store
 from cones_registry.store.local import LocalStore
@@ -26,21 +26,6 @@ DEFAULT_LIMIT: Final = 10 * 2**30
 _STALE_SECONDS: Final = 3600
 _SPARE: Final = 10
 """A tenth of the limit is freed when it is passed, and written at most until the next look."""
-
-
-def blob_key(digest: Digest) -> str:
-    """Key of a blob: `blobs/ab/<sha256>.parquet`."""
-    text = parse_digest(digest).removeprefix("sha256:")
-    return f"blobs/{text[:2]}/{text}.parquet"
-
-
-_BLOB: Final = re.compile(r"blobs/[0-9a-f]{2}/([0-9a-f]{64})\.parquet", re.ASCII)
-
-
-def digest_of_key(key: str) -> Digest | None:
-    """The digest in a blob's key, None for any other key."""
-    match = _BLOB.fullmatch(key)
-    return f"sha256:{match[1]}" if match and blob_key(f"sha256:{match[1]}") == key else None
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ class CachedBlob:
     used: float
 
 
-class BlobCache:
+class MaskFiles:
     """Reads blobs of a store through a folder of files named by digest.
 
     A file is written aside and moved into place, so no process sees half of one; every read is
@@ -102,7 +87,7 @@ class BlobCache:
         return self.store.each(lambda digest: (digest, self.get(digest)), digests)
 
     def _fetch(self, digest: Digest, store: Store) -> bytes:
-        key = blob_key(digest)
+        key = mask_key(digest)
         data = store.get(key)
         if sha256_bytes(data) != digest:
             data = store.get(key)  # once more: a bit may have flipped on the way, not in the store
@@ -116,7 +101,7 @@ class BlobCache:
         return data
 
     def _path(self, digest: Digest) -> Path:
-        return self.folder / blob_key(digest).removeprefix("blobs/")
+        return self.folder / mask_key(digest).removeprefix(MASKS)
 
     def _read(self, digest: Digest) -> bytes | None:
         path = self._path(digest)
@@ -163,7 +148,7 @@ class BlobCache:
         """What is cached, last used first."""
         found = []
         for path in self.folder.glob("*/*.parquet"):
-            digest = digest_of_key(f"blobs/{path.parent.name}/{path.name}")
+            digest = mask_of(f"{MASKS}{path.parent.name}/{path.name}")
             with contextlib.suppress(OSError):
                 status = path.stat()
                 if digest is not None:
@@ -204,6 +189,6 @@ def _limit() -> int:
     return int(text) if text else DEFAULT_LIMIT
 
 
-def local_blob_cache() -> BlobCache:
+def local_mask_files() -> MaskFiles:
     """The blob cache of this machine, which all registries share, without any registry."""
-    return BlobCache(None, cache_folder() / "blobs")
+    return MaskFiles(None, cache_folder() / "masks")

@@ -1,0 +1,142 @@
+"""Deletions: how those who delete masks and those who begin to use them see each other.
+
+Who deletes masks first writes a notice that names them, then looks once more at who uses them,
+deletes what nobody uses, and marks the notice as done. Who begins to use a mask (a push, an import,
+a restore) commits that first and then looks at the notices. Whatever either is delayed by, one of
+the two sees the other: a notice that is not there yet when its reader looks is followed by a look
+that finds the use, which spares the mask. Where a notice is there, the reader waits until it is
+done, puts the mask again if it is gone, and looks again.
+
+    deletions/<stamp>.json    the notice
+    deletions/<stamp>.done    it is done
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+from cones_registry.catalog import keys
+from cones_registry.catalog.clock import stamp_milliseconds
+from cones_registry.catalog.documents import seal, unseal
+from cones_registry.digest import Digest
+from cones_registry.errors import ConflictError, CorruptDataError, NotFoundError
+from cones_registry.store import Store
+
+WAIT_SECONDS: Final = 30.0
+KEEP_SECONDS: Final = 24 * 3600.0
+"""How long a notice is kept: longer than anybody takes from putting a mask to committing it."""
+
+_DONE: Final = ".done"
+_OPEN: Final = ".json"
+
+
+class Notices:
+    """The notices of one registry; those that were read are remembered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[frozenset[Digest], bool]] = {}
+
+    def write(self, stamp: str, masks: Iterable[Digest], *, purge: bool = False) -> None:
+        """Say that masks are about to be deleted; only then may they be looked at again."""
+        body = {"masks": sorted(masks), "purge": purge}
+        self._store.put_new(keys.deletion_key(stamp), seal("deletion", body))
+
+    def done(self, stamp: str) -> None:
+        """Say that nothing more of a notice will be deleted."""
+        key = keys.deletion_key(stamp).removesuffix(_OPEN) + _DONE
+        self._store.put_new(key, seal("deletion-done", {}))
+
+    def clean(self) -> None:
+        """Remove notices that are older than anybody can still be concerned by."""
+        before = (time.time() - KEEP_SECONDS) * 1000
+        old = [
+            entry.key
+            for entry in self._store.list(keys.DELETIONS)
+            if _is_notice(entry.key)
+            and max(stamp_milliseconds(_stamp(entry.key)), entry.modified * 1000) < before
+        ]
+        # The notice before its mark: one without the other would stand in the way.
+        self._store.delete_many(key for key in old if key.endswith(_OPEN))
+        self._store.delete_many(key for key in old if key.endswith(_DONE))
+
+    def settle(self, masks: Collection[Digest], put_again: Callable[[list[Digest]], None]) -> bool:
+        """Return when masks that are used now are in the store, and nobody will delete them.
+
+        Args:
+            masks: what this process has just committed to use.
+            put_again: puts those that were deleted meanwhile, or raises.
+
+        Returns:
+            whether there was a purge of late, which may have taken numbers away.
+
+        Raises:
+            ConflictError: a deletion that names one of them is not done.
+        """
+        started = time.monotonic()
+        while True:
+            named, open_notices = self._about(masks)
+            if open_notices:
+                if time.monotonic() - started > WAIT_SECONDS:
+                    raise ConflictError(
+                        f"a prune or purge that was begun and not finished names "
+                        f"{len(named)} of these masks ({open_notices[0]}). Push again later; if "
+                        "none is running, the next `cones prune` clears it away after a day"
+                    )
+                time.sleep(random.uniform(0.01, 0.2))
+                continue
+            missing = [
+                digest
+                for digest in sorted(named)
+                if self._store.head(keys.mask_key(digest)) is None
+            ]
+            if not missing:
+                return any(purge for _, purge in self._read.values())
+            put_again(missing)
+
+    def _about(self, masks: Collection[Digest]) -> tuple[set[Digest], list[str]]:
+        """(which of the masks notices name, keys of those notices that are not done)."""
+        listed = {entry.key for entry in self._store.list(keys.DELETIONS)}
+        notices = [key for key in listed if _is_notice(key) and key.endswith(_OPEN)]
+        with self._lock:
+            unread = [key for key in notices if key not in self._read]
+            for key, data in self._store.get_many(unread):
+                if data is not None:
+                    self._read[key] = _parse(key, data)
+            for key in self._read.keys() - listed:
+                del self._read[key]
+            about = {key: found & set(masks) for key, (found, _) in self._read.items()}
+        named = {digest for found in about.values() for digest in found}
+        waiting = [
+            key
+            for key, found in sorted(about.items())
+            if found and key.removesuffix(_OPEN) + _DONE not in listed
+        ]
+        return named, waiting
+
+
+def gone(digests: list[Digest]) -> None:
+    """``put_again`` of those who do not have the bytes."""
+    raise NotFoundError(f"{len(digests)} masks were deleted meanwhile")
+
+
+def _stamp(key: str) -> str:
+    return key.removeprefix(keys.DELETIONS).rpartition(".")[0]
+
+
+def _is_notice(key: str) -> bool:
+    stamp = _stamp(key)
+    return len(stamp) == 26 and stamp.isalnum() and key.endswith((_OPEN, _DONE))
+
+
+def _parse(key: str, data: bytes) -> tuple[frozenset[Digest], bool]:
+    body = unseal("deletion", data, key)
+    masks = body.get("masks")
+    if not isinstance(masks, list) or not all(isinstance(each, str) for each in masks):
+        raise CorruptDataError(f"{key} names no masks")
+    return frozenset(masks), body.get("purge") is True
