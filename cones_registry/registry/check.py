@@ -7,21 +7,17 @@ and nothing of a newer version is touched.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from cones_registry.catalog import chain, keys, segments
-from cones_registry.catalog.clock import Clock
-from cones_registry.catalog.copy import LocalCopy, State
+from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import unseal
 from cones_registry.catalog.events import Aliased, Event, Key, Pushed
 from cones_registry.catalog.fold import Version, name_digest
 from cones_registry.catalog.reader import refs_of, versions_where
 from cones_registry.catalog.runs import Part, Table, read_part, read_run
-from cones_registry.catalog.syncing import Syncer
 from cones_registry.catalog.tables import TABLES
 from cones_registry.codec import decode
 from cones_registry.digest import Digest, require_digest
@@ -148,8 +144,9 @@ class Checker:
             if not segments.is_segment(entry.key) and chain.parse_pointer(entry.key) is None
         ]
         try:
+            had = refs_of(self._session.copy.state())
             state = self._session.fresh_now()
-            self._compare_with_log(state)
+            self._compare_with_log(had, state)
         except NewerFormatError as error:
             self._report.note("newer", "log", str(error))
             return self._report
@@ -169,26 +166,22 @@ class Checker:
                 self._read_sealed(prefix, kind)
         return self._report
 
-    def _compare_with_log(self, state: State) -> None:
-        """What this machine has read and the log no longer says: lost, or put back from a backup.
+    def _compare_with_log(self, had: set[str], state: State) -> None:
+        """What this machine had read and the log no longer says: lost, or put back from a backup.
 
-        Sync trusts that commits go only into runs; here the log is read anew, beside.
+        A sync throws away a local copy whose past is not the log's; what is gone then is told.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            copy = LocalCopy(Path(folder))
-            try:
-                Syncer(self._session.store, copy, self._session.registry_id, Clock()).sync()
-                said = refs_of(copy.state())
-            finally:
-                copy.close()
-        # Synced once more: what others purged meanwhile is no loss.
-        for ref in sorted((refs_of(state) & refs_of(self._session.fresh_now())) - said):
-            self._report.note(
-                "lost",
-                ref,
-                "this machine has read it, but the log no longer says it: objects of the log were "
-                "removed, or an older copy of the registry was put in its place",
-            )
+        for ref in sorted(had - refs_of(state)):
+            path, _, number = ref.rpartition(":")
+            owner, name = path.split("/")
+            digest = name_digest(self._session.registry_id, owner, name)
+            if int(number) > state.meta.purged.get(digest, 0):
+                self._report.note(
+                    "lost",
+                    ref,
+                    "this machine has read it, but the log no longer says it: objects of the log "
+                    "were removed, or an older copy of the registry was put in its place",
+                )
 
     def _compare(
         self,
