@@ -24,7 +24,8 @@ AZURITE = VENV / "azurite"
 AZURITE_PACKAGE = "azurite@3.37.0"
 OLDEST_PYTHON = (3, 11)
 # The tests run every part of the package.
-TEST_EXTRAS = ("model", "s3", "azure", "gcs", "ray", "plot", "delta", "fast", "bench", "test")
+STORES = ("s3", "azure", "gcs")
+TEST_EXTRAS = ("model", *STORES, "ray", "plot", "delta", "fast", "gallery", "bench", "test")
 # What builds the package in place; installed first, so that its version is pinned too.
 BUILD_REQUIREMENTS = ("hatchling",)
 

@@ -23,6 +23,7 @@ EXTRA_OF_MODULE = {
     "adlfs": "azure",
     "deltalake": "delta",
     "gcsfs": "gcs",
+    "jinja2": "gallery",
     "matplotlib": "plot",
     "numba": "fast",
     "ray": "ray",
