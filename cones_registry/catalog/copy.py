@@ -19,6 +19,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -62,6 +63,7 @@ SHARE: Final = 8
 
 SMALL_BLOCK: Final = 16_384
 _SMALL_LAYER: Final = 100_000
+_BATCH_ROWS: Final = 16_384
 _MAGIC: Final = b"CONES-STATE\n"
 _ABANDONED_SECONDS: Final = 3600.0
 
@@ -477,8 +479,8 @@ class LocalCopy:
             }
             return self.build(None, news, meta, applied)
         stamped = {
-            name: (_stamped(TABLES[name], batch, meta.sequence) for batch in sources[name])
-            for name in TABLES
+            name: map(functools.partial(_stamped, table, sequence=meta.sequence), sources[name])
+            for name, table in TABLES.items()
         }
         layer = self._write_layer(stamped, _REPLACED.empty_table(), rows)
         empty = {name: table.schema.empty_table() for name, table in LINES.items()}
@@ -535,24 +537,19 @@ class LocalCopy:
             schema = state.connection.schema
             replaced = cursor.sql(f"SELECT * FROM memory.{schema}_news.replaced").to_arrow_table()
             replaced = replaced.filter(pc.is_in(replaced["layer"], kept)).cast(_REPLACED)
-            sources: dict[str, Iterator[pa.Table]] = {}
-            with contextlib.ExitStack() as stack:
-                for table in LINES.values():
-                    pieces = [iter([table.as_lines(state.news[table.name])])]
-                    for layer in reversed(upper):
-                        reader = stack.enter_context(contextlib.closing(state.connection.cursor()))
-                        rows = reader.sql(
-                            _piece(table, schema, layer, None, has_replaced=True)
-                        ).to_arrow_reader(16_384)
-                        pieces.append(
-                            _without(table.as_lines(batch.cast(table.schema)), without)
-                            for batch in map(pa.Table.from_batches, ([each] for each in rows))
-                        )
-                    sources[table.name] = (
-                        lines for lines in runs.merge(table, pieces, keep_gone=False)
-                    )
-                rows = sum(layer.total for layer in upper) + sum(map(len, state.news.values()))
-                made = self._write_layer(sources, replaced, rows)
+            sources = {
+                table.name: runs.merge(
+                    table,
+                    [
+                        [table.as_lines(state.news[table.name])],
+                        *(_layer_lines(state, table, each, without) for each in reversed(upper)),
+                    ],
+                    keep_gone=False,
+                )
+                for table in LINES.values()
+            }
+            rows = sum(layer.total for layer in upper) + sum(map(len, state.news.values()))
+            made = self._write_layer(sources, replaced, rows)
         finally:
             cursor.close()
         if not made.total and not replaced.num_rows:
@@ -590,7 +587,6 @@ class LocalCopy:
                 cursor.execute("COMMIT")
                 cursor.execute(f"CHECKPOINT {place}")
             finally:
-                cursor.execute("USE memory.main")
                 with contextlib.suppress(duckdb.Error):
                     cursor.execute("ROLLBACK")
                 cursor.execute(f"DETACH {place}")
@@ -666,6 +662,20 @@ class LocalCopy:
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
+
+
+def _layer_lines(
+    state: State, table: Table, layer: Layer, without: Sequence[tuple[str, str, int]]
+) -> Iterator[pa.Table]:
+    """The lines of one layer that nothing above it replaced, in order."""
+    cursor = state.connection.cursor()
+    try:
+        sql = _piece(table, state.connection.schema, layer, None, has_replaced=True)
+        for batch in cursor.sql(sql).to_arrow_reader(_BATCH_ROWS):
+            lines = pa.Table.from_batches([batch]).cast(table.schema)
+            yield _without(table.as_lines(lines), without)
+    finally:
+        cursor.close()
 
 
 def _encode(state: State) -> bytes:

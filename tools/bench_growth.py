@@ -1,0 +1,384 @@
+"""What an action costs when a thousand, and when a million concepts are kept.
+
+`tools/bench growth [SIZE ...]`, for a registry of each size on local disk:
+
+* cold sync: a machine with nothing gets the whole catalogue;
+* push: one concept, from a machine whose copy is current (median of seven);
+* sync after one push of somebody else's (median of seven);
+* fold of three commits;
+* folds of 1,000 new concepts each, one after the other (mean);
+* cold pull: one concept on a machine with nothing;
+* purge of an owner with a 5,000th of all concepts.
+
+Of each: seconds, bytes from and to the store, requests, bytes written to the local copy, peak
+memory of the process. Ten million are asked for sync, fold and cold sync alone. Every answer is
+checked.
+`--write` keeps the table in tools/results/growth.md and growth.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import synthetic_catalogue
+
+from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog import runs
+from cones_registry.store import open_store
+
+TABLE = LayerTable.from_shapes(
+    {f"b{n}.attn2.to_{kind}.weight": (640, 768) for n in range(2) for kind in "kv"}
+)
+SIZES = (1_000, 100_000, 1_000_000)
+LARGEST_FOR_ALL = 1_000_000
+FIELDS = ("seconds", "fetched", "sent", "requests", "local", "peak")
+COLUMNS = ("seconds", "from the store", "to the store", "requests", "local copy", "peak memory")
+
+
+class Meter:
+    """Counts what a handle asks of its store, and what its local copy writes."""
+
+    def __init__(self, url: str, cache: str) -> None:
+        store: Any = open_store(url)
+        self.fetched = self.sent = self.requests = 0
+        for name in ("_get", "_get_range", "_create", "_list", "_head", "_delete"):
+            setattr(store, name, self._counted(getattr(store, name)))
+        self.cache = Path(cache)
+        self._files: dict[str, tuple[int, int]] = {}
+        self.registry = Registry.open(store, cache=cache)
+        self.start()
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            answer = call(*arguments)
+            self.requests += 1
+            if isinstance(answer, bytes):
+                self.fetched += len(answer)
+            if len(arguments) == 2 and isinstance(arguments[1], bytes):
+                self.sent += len(arguments[1])
+            return answer
+
+        return counted
+
+    def _seen(self) -> dict[str, tuple[int, int]]:
+        paths = self.cache.glob("registries/*/*")
+        return {
+            str(path): (status.st_mtime_ns, status.st_size)
+            for path in paths
+            if path.is_file() and (status := path.stat())
+        }
+
+    def start(self) -> None:
+        """Count from here on."""
+        self.fetched = self.sent = self.requests = 0
+        self._files = self._seen()
+        self._began = time.perf_counter()
+
+    def stop(self) -> dict[str, float]:
+        """What it came to."""
+        seconds = time.perf_counter() - self._began
+        new = set(self._seen().items()) - set(self._files.items())
+        return {
+            "seconds": seconds,
+            "fetched": self.fetched,
+            "sent": self.sent,
+            "requests": self.requests,
+            "local": sum(size for _, (_, size) in new),
+            "peak": peak(),
+        }
+
+
+def mask_of(seed: int) -> ConceptMask:
+    """A mask of about 20 KB."""
+    dice = np.random.default_rng(seed)
+    return ConceptMask.from_indices(
+        TABLE,
+        {
+            layer.name: np.unique(dice.integers(0, layer.neuron_count, 4300)).astype(np.int32)
+            for layer in TABLE.layers
+        },
+    )
+
+
+def peak() -> float:
+    """Peak resident memory of this process, bytes. (Not of those it began as, as rusage says.)"""
+    text = Path("/proc/self/status").read_text("ascii")
+    return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def make(folder: Path, count: int) -> Any:
+    """A registry of `count` concepts, all folded, and a copy of it on one machine."""
+    registry = Registry.create(folder / "registry", cache=folder / "maker")
+    pushed = registry.push("owner0/concept0", mask_of(0))
+    registry.push("zoe/last", mask_of(1))
+    registry.compact(grace=0)
+    made = synthetic_catalogue.publish(
+        registry,
+        {
+            "concepts": synthetic_catalogue.concepts(count, pushed.base, TABLE.neuron_count),
+            "aliases": synthetic_catalogue.aliases(count),
+        },
+    )
+    return sum(run.size for run in made.tables["concepts"])
+
+
+def cold(folder: Path, count: int) -> Any:
+    """Get the whole catalogue."""
+    meter = Meter(str(folder / "registry"), str(folder / "cache"))
+    meter.registry.sync()
+    result = meter.stop()
+    (row,) = meter.registry.query("SELECT count(*) AS n FROM concepts").to_pylist()
+    assert row["n"] == count, row
+    return result
+
+
+def push_and_sync(folder: Path, count: int) -> Any:
+    """(push, sync after it), medians."""
+    pusher = Meter(str(folder / "registry"), str(folder / "pusher"))
+    reader = Meter(str(folder / "registry"), str(folder / "cache"))
+    pusher.registry.sync()
+    reader.registry.sync()
+    pushes, syncs = [], []
+    for number in range(8):
+        mask = mask_of(1000 + number)
+        pusher.start()
+        pusher.registry.push(f"late/c{number}", mask)
+        pushes.append(pusher.stop())
+        reader.start()
+        assert reader.registry.sync().segments == 1
+        syncs.append(reader.stop())
+    assert len(reader.registry.find(owner="late")) == 8
+    return [middle(pushes[1:]), middle(syncs[1:])]
+
+
+def fold(folder: Path, count: int) -> Any:
+    """Fold three commits."""
+    meter = Meter(str(folder / "registry"), str(folder / "cache"))
+    meter.registry.sync()
+    meter.registry.compact()
+    for number in range(3):
+        meter.registry.push(f"three/c{number}", mask_of(number))
+    meter.registry.sync()
+    meter.start()
+    report = meter.registry.compact()
+    assert report.folded == 3, report
+    return meter.stop()
+
+
+def folds(folder: Path, count: int, times: int) -> Any:
+    """Fold 1,000 new concepts, again and again: the mean, and the bytes of their lines alone."""
+    meter = Meter(str(folder / "registry"), str(folder / "cache"))
+    masks = [mask_of(number) for number in range(4)]
+    results, lines = [], []
+    for time_ in range(times):
+        meter.registry.push_many(
+            [(f"many{n % 97}/c{time_}-{n}", masks[n % 4]) for n in range(1000)]
+        )
+        meter.start()
+        report = meter.registry.compact()
+        assert report.folded >= 1, report
+        results.append(meter.stop())
+        manifest = meter.registry._ledger.chain.read(report.manifest or 0)
+        assert manifest is not None
+        lines.append(
+            min(run.size / run.rows for run in manifest.tables["concepts"] if run.rows) * 1000
+        )
+    mean = {name: statistics.mean(each[name] for each in results) for name in FIELDS}
+    return [mean | {"peak": peak()}, statistics.mean(lines)]
+
+
+def pull(folder: Path, count: int) -> Any:
+    """Pull one concept on a machine with nothing."""
+    meter = Meter(str(folder / "registry"), str(folder / "nothing"))
+    mask = meter.registry.pull("late/c7:1")
+    assert mask == mask_of(1007)
+    return meter.stop()
+
+
+def purge(folder: Path, count: int) -> Any:
+    """Purge an owner; what is read of runs against what those weigh that hold it."""
+    meter = Meter(str(folder / "registry"), str(folder / "cache"))
+    meter.registry.sync()
+    meter.registry.compact()
+    chain = meter.registry._ledger.chain
+    manifest = chain.read(chain.numbers()[-1])
+    assert manifest is not None
+    held = sum(
+        part.size
+        for found in manifest.tables.values()
+        for run in found
+        for part in run.parts
+        if part.first[0] <= "owner77" <= part.last[0]
+    )
+    meter.start()
+    receipt = meter.registry.plan_purge(owner="owner77").execute()
+    assert receipt.found == 0
+    return [meter.stop(), held]
+
+
+def middle(results: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: statistics.median(each[name] for each in results) for name in FIELDS}
+
+
+ACTIONS: dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (make, cold, push_and_sync, fold, folds, pull, purge)
+}
+
+
+def in_process(action: str, *arguments: Any) -> Any:
+    """What an action returns in a process of its own, whose memory is nobody else's."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--action", action, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{action} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(count: int, times: int) -> dict[str, Any]:
+    """Every action at one size."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found["runs"] = in_process("make", folder, count)
+        found["cold sync"] = in_process("cold", folder, count)
+        pushed = in_process("push_and_sync", folder, count)
+        found["push"], found["sync after one push"] = pushed
+        found["fold of three commits"] = in_process("fold", folder, count)
+        if count <= LARGEST_FOR_ALL:
+            found["cold pull"] = in_process("pull", folder, count)
+            found["fold of 1,000 concepts"], found["lines"] = in_process(
+                "folds", folder, count, times
+            )
+            found["purge of an owner"], found["held"] = in_process("purge", folder, count)
+    return found
+
+
+def verdicts(found: dict[int, dict[str, Any]]) -> list[tuple[str, str, bool]]:
+    """(what, figure, whether it is met) of every target."""
+    small, large = min(found), max(size for size in found if size <= LARGEST_FOR_ALL)
+    one, many = found[small], found[large]
+    said: list[tuple[str, str, bool]] = []
+
+    def ratio(what: str, action: str, most: float) -> None:
+        value = many[action]["seconds"] / one[action]["seconds"]
+        said.append((f"{what}: at most {most:g} × the time", f"{value:.2f} ×", value <= most))
+
+    ratio("sync after one push", "sync after one push", 2)
+    local = many["sync after one push"]["local"]
+    said.append(("sync after one push: at most 5 MB written", shown("local", local), local <= 5e6))
+    ratio("push", "push", 1.5)
+    ratio("cold pull", "cold pull", 5)
+    pulled = many["cold pull"]
+    said.append(
+        (
+            "cold pull: at most 3 MB, 30 requests",
+            f"{shown('fetched', pulled['fetched'])}, {pulled['requests']:.0f}",
+            pulled["fetched"] <= 3e6 and pulled["requests"] <= 30,
+        )
+    )
+    folded = many["fold of 1,000 concepts"]
+    said.append(
+        (
+            "fold of 1,000 concepts: at most 10 × the bytes of their lines",
+            f"{folded['sent'] / many['lines']:.1f} ×",
+            folded["sent"] <= 10 * many["lines"],
+        )
+    )
+    for action in ("fold of 1,000 concepts", "fold of three commits"):
+        most = max(each[action]["peak"] for each in found.values() if action in each)
+        said.append((f"{action}: at most 500 MB of memory", shown("peak", most), most <= 500e6))
+    purged, held = many["purge of an owner"]["fetched"], many["held"]
+    said.append(
+        (
+            "purge of an owner: reads at most twice the runs that hold it",
+            f"{purged / held:.2f} ×",
+            purged <= 2 * held,
+        )
+    )
+    return said
+
+
+def shown(name: str, value: float) -> str:
+    """One figure as people read it."""
+    if name == "seconds":
+        return f"{value:.2f}"
+    if name == "requests":
+        return f"{value:.0f}"
+    return f"{value / 1e6:.2f} MB"
+
+
+def report(found: dict[int, dict[str, Any]]) -> str:
+    """The table with machine and versions."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("duckdb", "pyarrow"))
+    lines = [
+        "# Growth",
+        "",
+        "`tools/bench growth --write`. What an action costs with so many kept, on local disk.",
+        "",
+        f"{platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; Python "
+        f"{platform.python_version()}, {versions}, runs of {runs.PART_ROWS} lines a part.",
+        "",
+        f"| action | concepts | {' | '.join(COLUMNS)} |",
+        f"|---|---{'|---' * len(COLUMNS)}|",
+    ]
+    actions = dict.fromkeys(name for each in found.values() for name in each if " " in name or
+                            name == "push")  # fmt: skip
+    for action in actions:
+        for size, each in sorted(found.items()):
+            if action in each:
+                figures = " | ".join(shown(name, each[action][name]) for name in FIELDS)
+                lines.append(f"| {action} | {size:,} | {figures} |")
+    lines += ["", "| target | figure | |", "|---|---|---|"]
+    lines += [f"| {what} | {value} | {'met' if met else 'missed'} |" for what, value, met in
+              verdicts(found)]  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    """Run, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("sizes", nargs="*", type=int, help="concepts; 1000 100000 1000000 if none")
+    parser.add_argument("--folds", type=int, default=100, help="folds of 1,000 concepts")
+    parser.add_argument("--write", action="store_true", help="keep tools/results/growth.*")
+    parser.add_argument("--no-assert", action="store_true", help="report missed targets only")
+    arguments = parser.parse_args()
+    os.environ["CONES_ACTOR"] = "bench"
+    found = {}
+    for size in arguments.sizes or SIZES:
+        found[size] = measure(size, arguments.folds)
+        sys.stderr.write(f"{size:,}: {json.dumps(found[size])}\n")
+    table = report(found)
+    sys.stdout.write(table)
+    if arguments.write:
+        results = Path(__file__).parent / "results"
+        (results / "growth.md").write_text(table, encoding="utf-8")
+        data = json.dumps({str(size): each for size, each in found.items()}, indent=2)
+        (results / "growth.json").write_text(data + "\n", encoding="utf-8")
+    missed = not all(met for _, _, met in verdicts(found))
+    return 1 if missed and not arguments.no_assert else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--action"]:
+        _, _, action, where, *rest = sys.argv
+        sys.stdout.write(json.dumps(ACTIONS[action](Path(where), *map(int, rest))) + "\n")
+        sys.exit(0)
+    sys.exit(main())
