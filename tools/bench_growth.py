@@ -191,7 +191,7 @@ def folds(folder: Path, count: int, times: int) -> Any:
         report = meter.registry.compact()
         assert report.folded >= 1, report
         results.append(meter.stop())
-        manifest = meter.registry._ledger.chain.read(report.manifest or 0)
+        manifest = meter.registry._session.chain.read(report.manifest or 0)
         assert manifest is not None
         lines.append(
             min(run.size / run.rows for run in manifest.tables["concepts"] if run.rows) * 1000
@@ -213,7 +213,7 @@ def purge(folder: Path, count: int) -> Any:
     meter = Meter(str(folder / "registry"), str(folder / "cache"))
     meter.registry.sync()
     meter.registry.compact()
-    chain = meter.registry._ledger.chain
+    chain = meter.registry._session.chain
     manifest = chain.read(chain.numbers()[-1])
     assert manifest is not None
     held = sum(

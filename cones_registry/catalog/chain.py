@@ -19,7 +19,7 @@ from ulid import ULID
 
 from cones_registry.catalog.clock import parse_stamp
 from cones_registry.catalog.documents import seal, unseal
-from cones_registry.catalog.runs import Run, Table
+from cones_registry.catalog.runs import Part, Run, Table
 from cones_registry.digest import Digest, parse_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.store import KeyExistsError, Store
@@ -80,6 +80,10 @@ class Manifest:
     def descends_from(self, position: Position) -> bool:
         """Whether it is that manifest or came after it."""
         return self.position == position or (position.number, _short(position)) in self.ancestors
+
+    def parts(self) -> list[Part]:
+        """Every part of every run that it names."""
+        return [part for runs in self.tables.values() for run in runs for part in run.parts]
 
     def ancestry(self) -> tuple[tuple[int, str], ...]:
         """`ancestors` of the manifest after this one."""
@@ -233,6 +237,10 @@ class Chain:
         """Whether the one before it lies there as it says; else it is an orphan."""
         before = manifest.predecessor
         return before is None or self.read_position(before) is not None
+
+    def has_parts(self, parts: Iterable[Part]) -> bool:
+        """Whether all of these parts are in the store."""
+        return all(self.store.each(lambda key: bool(self.store.head(key)), [p.key for p in parts]))
 
     def newest(self, positions: Iterable[Position]) -> Manifest | None:
         """The newest sound manifest of those published, None if there is none."""

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 import zstandard
@@ -47,6 +46,7 @@ from cones_registry.digest import Digest
 from cones_registry.errors import StoreUnavailableError
 from cones_registry.store import Fault
 from cones_registry.store.fault import no_fault
+from cones_registry.store.locks import FileLock
 
 COPY_VERSION: Final = 3
 """Layout of the local files; another one is thrown away and built again."""
@@ -222,7 +222,7 @@ class LocalCopy:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.RLock()
-        self._file_lock = filelock.FileLock(self.folder / "lock")
+        self._file_lock = FileLock(self.folder / "lock")
         self._patience = LOCK_SECONDS
         self._engine: Any = None
         self._state: State | None = None
@@ -245,20 +245,13 @@ class LocalCopy:
         """
         self._after_fork()
         with self._lock:
-            held = False
-            try:
-                self._file_lock.acquire(timeout=self._patience)
-                held, self._patience = True, LOCK_SECONDS
-            except filelock.Timeout:
-                self._patience = 0.0
-            except (OSError, NotImplementedError):
-                pass
+            held = self._file_lock.acquire(self._patience)
+            self._patience = LOCK_SECONDS if held else 0.0
             try:
                 yield
             finally:
                 if held:
-                    with contextlib.suppress(OSError):
-                        self._file_lock.release()
+                    self._file_lock.release()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -390,7 +383,7 @@ class LocalCopy:
             current = self._current()
             if current is not None and current[0] == name:
                 (self.folder / "CURRENT").unlink(missing_ok=True)
-            self._state = None
+            self.close()  # an engine that met damage answers nothing more
 
     def _connect(self) -> Any:
         if self._engine is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import duckdb
@@ -14,7 +16,7 @@ from cones_registry.catalog.fold import Version
 from cones_registry.catalog.tables import version_of
 from cones_registry.catalog.watchdog import Watchdog
 from cones_registry.digest import Digest
-from cones_registry.errors import LimitExceededError, UsageError
+from cones_registry.errors import LimitExceededError, StoreUnavailableError, UsageError
 from cones_registry.record import Concept, concept_from
 
 DEFAULT_TIMEOUT: Final = 60.0
@@ -27,6 +29,9 @@ MAX_RESULT_BYTES: Final = 4 * 2**30
 _ROWS_AT_ONCE: Final = 100_000
 
 _WATCHDOG: Final = Watchdog()
+_DAMAGE: Final = re.compile(
+    r"[Cc]orrupt database|computed checksum|database has been invalidated|Failed to deserialize"
+)
 
 
 def run_query(
@@ -60,19 +65,9 @@ def run_query(
     cursor = state.connection.cursor()
     deadline = _WATCHDOG.watch(timeout, cursor.interrupt) if timeout else None
     try:
-        relation = cursor.sql(statement, params=list(params))
-        names = list(relation.columns)
-        odd = [not _is_plain(kind) for kind in relation.types]
-        if as_text and any(odd):
-            # By position: a join of both tables has columns of one name.
-            chosen = (f"c{n}::varchar as c{n}" if each else f"c{n}" for n, each in enumerate(odd))
-            places = ", ".join(f"c{n}" for n in range(len(odd)))
-            inner = _without_end(statement)
-            statement = f"select {', '.join(chosen)} from ({inner}\n) as answer({places})"
-            relation = cursor.sql(statement, params=list(params))
-        found = _read(relation.to_arrow_reader(_ROWS_AT_ONCE))
-        return found.rename_columns(names) if as_text else found
-    except LimitExceededError:
+        with _healing(state):
+            return _answer(cursor, statement, params, as_text=as_text)
+    except (LimitExceededError, StoreUnavailableError):
         raise
     # An error after the first rows comes as an OSError with DuckDB's text.
     except (duckdb.InterruptException, OSError) as error:
@@ -121,6 +116,36 @@ def _is_plain(kind: Any) -> bool:
     return kind.id in _PLAIN
 
 
+def _answer(cursor: Any, statement: str, params: Sequence[Any], *, as_text: bool) -> pa.Table:
+    relation = cursor.sql(statement, params=list(params))
+    names = list(relation.columns)
+    odd = [not _is_plain(kind) for kind in relation.types]
+    if as_text and any(odd):
+        # By position: a join of both tables has columns of one name.
+        chosen = (f"c{n}::varchar as c{n}" if each else f"c{n}" for n, each in enumerate(odd))
+        places = ", ".join(f"c{n}" for n in range(len(odd)))
+        inner = _without_end(statement)
+        statement = f"select {', '.join(chosen)} from ({inner}\n) as answer({places})"
+        relation = cursor.sql(statement, params=list(params))
+    found = _read(relation.to_arrow_reader(_ROWS_AT_ONCE))
+    return found.rename_columns(names) if as_text else found
+
+
+@contextlib.contextmanager
+def _healing(state: State) -> Iterator[None]:
+    """Throw a local copy away whose files turn out to be damaged; the next read makes it again."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        if _DAMAGE.search(str(error)) is None:
+            raise
+        state.connection.discard()
+        raise StoreUnavailableError(
+            f"the local copy was damaged on disk: {str(error)[:200]}. It is made again with the "
+            "next read: try again"
+        ) from error
+
+
 def _read(reader: Any) -> pa.Table:
     """All rows, as long as they are not too many for the memory of this machine."""
     batches, size = [], 0
@@ -165,9 +190,10 @@ def _rows(state: State, sql: str, params: Sequence[Any]) -> list[dict[str, Any]]
         return []
     cursor = state.connection.cursor()
     try:
-        # Not through Arrow: most answers are a row or two, and its tables cost more than those.
-        names = [column[0] for column in cursor.execute(sql, list(params)).description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        with _healing(state):
+            # Not through Arrow: most answers are a row or two, its tables cost more than those.
+            names = [column[0] for column in cursor.execute(sql, list(params)).description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         cursor.close()
 

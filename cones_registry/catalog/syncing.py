@@ -189,8 +189,11 @@ class Syncer:
 
     def _unpublished(self) -> Manifest | None:
         """The newest manifest that is there, if the log lost its publications or has none yet."""
-        found = (self.chain.read(number) for number in reversed(self.chain.numbers()))
-        return next((each for each in found if each and self.chain.is_sound(each)), None)
+        for number in reversed(self.chain.numbers()):
+            found = self.chain.read(number)
+            if found and self.chain.is_sound(found) and self.chain.has_parts(found.parts()):
+                return found
+        return None
 
     def _moved_up(self, state: State, newest: Manifest | None, listed: _Listing) -> State | None:
         """The state, None if what it holds is not in the chain.

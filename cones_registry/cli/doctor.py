@@ -37,7 +37,6 @@ CORE = (
     "zstandard",
     "click",
     "rich",
-    "filelock",
     "platformdirs",
     "python-ulid",
     "tenacity",

@@ -140,6 +140,10 @@ class _Folding:
         if made is None:
             self._undo()
             return None, 0, 0, 0
+        if not self._chain.has_parts(self._written):
+            # A backup was put back while this was written: the manifest names what went with it.
+            # It stays an orphan, since it is not published.
+            return None, 0, 0, 0
         self._chain.publish(self._session.clock.next(), made)
         self._session.expire()
         return number, _count(state), sum(part.size for part in self._written), len(new)
@@ -158,6 +162,8 @@ class _Folding:
             for entry in entries
             if (pointer := chain.parse_pointer(entry.key))
         ):
+            return state
+        if not self._chain.has_parts(found.parts()):
             return state
         self._chain.publish(self._session.clock.next(), found)
         return self._session.fresh_now()
@@ -335,11 +341,11 @@ def _superseded(
     manifests = [listed[key] for key in map(chain.manifest_key, numbers) if key in listed]
     named: set[str] = set()
     for manifest in [*session.chain.between(settled.position.number, newest), settled]:
-        named |= {part.key for part in parts_of(manifest)}
+        named |= {part.key for part in manifest.parts()}
     superseded: set[str] = set()
     for number in [*numbers, first]:
         each = session.chain.read(number)
-        superseded |= {part.key for part in parts_of(each)} if each else set()
+        superseded |= {part.key for part in each.parts()} if each else set()
     made = listed.get(chain.manifest_key(newest.position.number))
     parts = [
         entry
@@ -351,8 +357,3 @@ def _superseded(
         and entry.modified <= before
     ]
     return manifests, parts
-
-
-def parts_of(manifest: Manifest) -> list[Part]:
-    """Every part of every run that a manifest names."""
-    return [part for found in manifest.tables.values() for run in found for part in run.parts]

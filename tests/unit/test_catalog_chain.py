@@ -15,7 +15,6 @@ from cones_registry.catalog.chain import Position
 from cones_registry.catalog.documents import canonical, seal, unseal
 from cones_registry.catalog.tables import TABLES
 from cones_registry.errors import CorruptDataError, StoreUnavailableError
-from cones_registry.registry import compaction
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (8, 16)})
 
@@ -183,7 +182,7 @@ def test_a_loser_removes_its_runs_and_no_other(
     assert registry.compact().manifest is None
     manifest = registry._session.chain.read(1)
     assert manifest is not None
-    assert keys(registry, "runs/") == sorted(part.key for part in compaction.parts_of(manifest))
+    assert keys(registry, "runs/") == sorted(part.key for part in manifest.parts())
     assert refs(reader(registry, tmp_path, "cold")) == ["alice/dog:1"]
 
 
