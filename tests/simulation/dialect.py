@@ -7,17 +7,21 @@ of a handful of rows. Only what the package itself asks is understood: everythin
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+
+from cones_registry.catalog.copy import LocalCopy, State
+from cones_registry.catalog.tables import TABLES
 
 _BOOLEANS = frozenset(("removed", "pruned", "ranked"))
 _LISTS = frozenset(("tags", "previews"))
@@ -25,19 +29,13 @@ _TIMES = frozenset(("created",))
 
 
 class Session:
-    """Tables that can be asked, as a connection of DuckDB can; filled at the first question.
+    """Tables that can be asked, as a connection of DuckDB can; filled at the first question."""
 
-    Args:
-        tables: name -> its columns, and its rows when they are asked for.
-    """
-
-    def __init__(
-        self,
-        tables: Mapping[str, tuple[Sequence[str], Callable[[], Iterable[Mapping[str, Any]]]]],
-    ) -> None:
+    def __init__(self, tables: Mapping[str, pa.Table]) -> None:
         self._tables = tables
         self._database: sqlite3.Connection | None = None
-        self.columns = {name: tuple(columns) for name, (columns, _) in tables.items()}
+        self.types = {field.name: field.type for table in tables.values() for field in table.schema}
+        self.concepts = tuple(tables["concepts"].schema.names)
 
     def cursor(self) -> Cursor:
         """One that can be asked."""
@@ -48,6 +46,12 @@ class Session:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+    def add(self, name: str, table: pa.Table) -> None:
+        """One table more."""
+        if self._database is None:
+            self._database = _filled(self._tables)
+        _fill(self._database, name, table)
 
     def run(self, sql: str, params: Sequence[Any]) -> sqlite3.Cursor:
         """The answer of SQLite, from whichever machine's thread."""
@@ -65,8 +69,7 @@ class Session:
             values += flat[before + len(lists) :]
         else:
             values = flat
-        concepts = self.columns.get("concepts", ())
-        return self._database.execute(_translated(sql, sizes, concepts), values)
+        return self._database.execute(_translated(sql, sizes, self.concepts), values)
 
 
 class Cursor:
@@ -84,6 +87,14 @@ class Cursor:
     def sql(self, sql: str, *, params: Sequence[Any] = ()) -> Cursor:
         """Ask."""
         return self.execute(sql, params)
+
+    def register(self, name: str, table: pa.Table) -> None:
+        """Make a table of the caller's one that can be asked."""
+        self._session.add(name, table)
+
+    def unregister(self, name: str) -> None:
+        """Take it away again."""
+        self._session.run(f"DROP TABLE {name}", ())
 
     @property
     def description(self) -> Any:
@@ -111,7 +122,11 @@ class Cursor:
         names = [column[0] for column in self._answer.description]
         rows = self.fetchall()
         columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
-        return pa.table([pa.array(list(column)) for column in columns], names=names)
+        arrays = [
+            pa.array(list(column), self._session.types.get(name))
+            for name, column in zip(names, columns, strict=True)
+        ]
+        return pa.table(arrays, names=names)
 
     def to_arrow_reader(self, size: int = 0) -> pa.RecordBatchReader:
         """Every row, as a reader."""
@@ -124,6 +139,42 @@ class Cursor:
         """Nothing to close."""
 
 
+@contextlib.contextmanager
+def instead_of_duckdb() -> Iterator[None]:
+    """Local copies that are opened within the block are asked through a ``Session``."""
+
+    def open_state(
+        copy: Any, name: str, applied: Any, meta: Any, layers: Any, news: Any, replaced: Any
+    ) -> State:
+        assert not layers, "a registry of a simulated run has no more lines than news may have"
+        tables = {}
+        for table, lines in news.items():
+            tables[table] = lines.select(TABLES[table].schema.names)
+            tables[f"{table}_lines"] = lines
+        session: Any = Session(tables)
+        empty = not news["concepts"].num_rows
+        return State(name, applied, meta, layers, news, replaced, session, is_empty=empty)
+
+    def turn_to(copy: Any, state: State) -> None:
+        copy._state = state
+
+    before = (
+        LocalCopy._open_state,
+        LocalCopy._turn_to,
+        LocalCopy._connect,
+        duckdb.extract_statements,
+    )
+    LocalCopy._open_state = open_state  # type: ignore[method-assign]
+    LocalCopy._turn_to = turn_to  # type: ignore[method-assign]
+    LocalCopy._connect = lambda copy: None  # type: ignore[method-assign]
+    duckdb.extract_statements = statements
+    try:
+        yield
+    finally:
+        LocalCopy._open_state, LocalCopy._turn_to, LocalCopy._connect = before[:3]  # type: ignore[method-assign]
+        duckdb.extract_statements = before[3]
+
+
 def statements(sql: str) -> list[Any]:
     """What ``duckdb.extract_statements`` says of one SELECT."""
     assert sql.strip().upper().startswith("SELECT"), sql
@@ -134,13 +185,18 @@ def _filled(tables: Any) -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
     for name, count, function in _FUNCTIONS:
         database.create_function(name, count, function, deterministic=True)
-    for name, (columns, rows) in tables.items():
-        database.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
-        database.executemany(
-            f"INSERT INTO {name} VALUES ({', '.join('?' for _ in columns)})",
-            [[_written(row.get(column)) for column in columns] for row in rows()],
-        )
+    for name, table in tables.items():
+        _fill(database, name, table)
     return database
+
+
+def _fill(database: sqlite3.Connection, name: str, table: pa.Table) -> None:
+    columns = table.schema.names
+    database.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
+    database.executemany(
+        f"INSERT INTO {name} VALUES ({', '.join('?' for _ in columns)})",
+        [[_written(value) for value in row.values()] for row in table.to_pylist()],
+    )
 
 
 def _written(value: Any) -> Any:
@@ -179,7 +235,7 @@ def _translated(sql: str, sizes: tuple[int, ...], concepts: tuple[str, ...]) -> 
 
     sql = re.sub(r"\* EXCLUDE \(([^)]*)\)", without, sql)
     sql = re.sub(r"SELECT \(([\w, .]+)\) FROM", r"SELECT \1 FROM", sql)
-    sql = re.sub(r"::[A-Z]+", "", sql)
+    sql = re.sub(r"::[A-Z]+", "", sql).replace("SEMI JOIN", "JOIN")
     rows = max(sizes, default=-1)
     if rows >= 0:
         width = sum(size >= 0 for size in sizes)

@@ -29,7 +29,6 @@ def broken(rule: str) -> pytest.MarkDecorator:
 
 
 LOST = broken("an acknowledged change is never lost, and its bytes read back")
-STALE = broken("a copy that is not of the store's history is thrown away")
 ORDER = broken("stamps are later than everything that was read before they were made")
 PURGED = broken("nothing is purged but what was to be")
 
@@ -188,7 +187,6 @@ def backed_up(world: World) -> tuple[Machine, Machine]:
     return a, b
 
 
-@STALE
 def test_an_old_copy_shows_what_the_backup_has(world: World) -> None:
     a, b = backed_up(world)
     for machine in (a, b):
@@ -197,7 +195,6 @@ def test_an_old_copy_shows_what_the_backup_has(world: World) -> None:
         assert [concept.ref for concept in machine.do(lambda r: r.find())] == ["alice/dog:1"]
 
 
-@STALE
 def test_what_is_pushed_after_a_backup_was_put_back_survives_old_compactors(world: World) -> None:
     a, b = backed_up(world)
     new = world.machine("C")
@@ -350,7 +347,6 @@ def test_a_removal_by_a_clock_far_behind_can_be_restored_for_the_whole_grace(wor
     whole(world, {"alice/dog:1": 1})
 
 
-@ORDER
 def test_a_purge_by_a_clock_behind_ends(world: World) -> None:
     a, b = world.machine("A"), world.machine("B")
     push(a, "alice/dog", 1)

@@ -14,7 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import search
 
-SEEDS = range(int(os.environ.get("CONES_SEEDS", "1")))
+SEEDS = int(os.environ.get("CONES_SEEDS", "6"))
+"""How many of each profile; `tools/soak --simulate` runs as many as there is time for."""
+
+KEPT = ("calm", "faults", "stale", "backup")
+BROKEN = ("prune", "purge", "repeat", "clocks", "paused")
 
 
 @pytest.fixture(scope="module")
@@ -25,27 +29,42 @@ def folder() -> Iterator[Path]:
     folder.rmdir()
 
 
-@pytest.mark.parametrize("profile", ["calm", "faults", "stale"])
+def test_every_profile_is_run() -> None:
+    assert search.PROFILES.keys() == {*KEPT, *BROKEN}
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        *KEPT,
+        *(
+            # Not strict: whether this many seeds meet the fault is chance. The stories do.
+            pytest.param(each, marks=pytest.mark.xfail(reason="see the stories", strict=False))
+            for each in BROKEN
+        ),
+    ],
+)
 def test_random_runs_keep_the_rules(profile: str, folder: Path) -> None:
-    for seed in SEEDS:
+    for seed in range(SEEDS):
         found = search.run(profile, seed, folder).model.findings
         assert not found, f"tests/simulation/search.py {profile} {seed}: {found}"
 
 
-def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
-    """In other processes, which order sets and dicts of texts otherwise."""
-    script = Path(search.__file__)
-    runs = {
-        subprocess.run(
-            [sys.executable, script, "faults", "1", "--trace"],
-            env=os.environ | {"PYTHONHASHSEED": number},
+def test_a_seed_gives_the_same_run_on_sqlite_and_on_duckdb() -> None:
+    """In other processes, which order sets of texts otherwise."""
+    traces = set()
+    for settings in (
+        {"PYTHONHASHSEED": "1"},
+        {"PYTHONHASHSEED": "2", "CONES_SIMULATE_DUCKDB": "1"},
+    ):
+        done = subprocess.run(
+            [sys.executable, search.__file__, "faults", "1", "--trace"],
+            env=os.environ | settings,
             capture_output=True,
             text=True,
             check=True,
         )
-        .stdout.rstrip()
-        .rpartition("\n")[0]
-        for number in ("1", "2")
-    }
-    (trace,) = runs
-    assert trace.count("\n") > 100
+        # Without names of objects and the time it took: DuckDB draws a name of its own.
+        traces.add(tuple(line.partition("/")[0] for line in done.stdout.splitlines()[:-1]))
+    (trace,) = traces
+    assert len(trace) > 100

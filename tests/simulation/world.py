@@ -4,8 +4,8 @@ Each machine is a ``Registry`` handle with a cache folder and a clock of its own
 does runs in a thread that stops before and after every operation on the store until it is handed
 the baton, so a schedule is a list of choices, and the same choices give the same run. While a world
 is open, ``time.time``, ``time.monotonic``, ``time.sleep`` and ``os.urandom`` belong to the machine
-that holds the baton, and every connection to DuckDB is a part of one engine (making an engine takes
-longer than a whole run may).
+that holds the baton, and questions to the local copies go to SQLite, see ``dialect``, unless
+``CONES_SIMULATE_DUCKDB`` is set.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import dialect
 
 from cones_registry import Registry
 from cones_registry.store import Entry, KeyExistsError, Store
+
+_DUCKDB = bool(os.environ.get("CONES_SIMULATE_DUCKDB"))
 
 START = 1_900_000_000.0
 """Seconds since 1970 at which every world begins."""
@@ -398,8 +400,7 @@ class World:
             "monotonic": time.monotonic,
             "sleep": time.sleep,
         }
-        urandom, connect, state = os.urandom, duckdb.connect, random.getstate()
-        own = {threading.get_ident()}
+        urandom, state = os.urandom, random.getstate()
         here = threading.get_ident()
 
         def ours() -> bool:
@@ -415,76 +416,16 @@ class World:
         time.monotonic = patched("monotonic", lambda: self.now)  # type: ignore[assignment]
         time.sleep = patched("sleep", self.sleep)  # type: ignore[assignment]
         os.urandom = lambda count: self.chance.randbytes(count) if ours() else urandom(count)  # type: ignore[assignment]
-        duckdb.connect = _engine.connect  # type: ignore[assignment]
         random.seed(self.chance.random())
-        del own
+        copies = contextlib.nullcontext() if _DUCKDB else dialect.instead_of_duckdb()
         try:
-            yield self
+            with copies:
+                yield self
         finally:
             for machine in self.machines.values():
                 machine.kill()
             for name, function in real.items():
                 setattr(time, name, function)
             os.urandom = urandom
-            duckdb.connect = connect
             random.setstate(state)
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class _Engine:
-    """One DuckDB for all: a database file is attached, where a program would connect to it."""
-
-    def __init__(self) -> None:
-        self._connect = duckdb.connect
-        self._root: Any = None
-        self._attached: dict[str, tuple[str, int]] = {}
-        self._count = 0
-
-    def connect(self, path: str, *, read_only: bool = False, config: Any = None) -> _Connection:
-        if self._root is None:
-            self._root = self._connect(":memory:", config={"threads": 1})
-        name, users = self._attached.get(path, ("", 0))
-        if not users:
-            self._count += 1
-            name = f"d{self._count}"
-            text = str(path).replace("'", "''")
-            self._root.execute(f"ATTACH '{text}' AS {name}" + (" (READ_ONLY)" if read_only else ""))
-        self._attached[path] = (name, users + 1)
-        return _Connection(self, self._root.cursor(), path, name)
-
-    def release(self, path: str) -> None:
-        name, users = self._attached[path]
-        if users > 1:
-            self._attached[path] = (name, users - 1)
-            return
-        del self._attached[path]
-        self._root.execute(f"DETACH {name}")
-
-
-class _Connection:
-    """What stands for a connection to one database file."""
-
-    def __init__(self, engine: _Engine, cursor: Any, path: str | None, name: str) -> None:
-        self._engine, self._cursor, self._path, self._name = engine, cursor, path, name
-        cursor.execute(f"USE {name}")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def cursor(self) -> _Connection:
-        return _Connection(self._engine, self._cursor.cursor(), None, self._name)
-
-    def close(self) -> None:
-        self._cursor.close()
-        if self._path is not None:
-            self._engine.release(self._path)
-            self._path = None
-
-    def __enter__(self) -> _Connection:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-
-_engine = _Engine()
