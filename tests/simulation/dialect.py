@@ -23,10 +23,6 @@ import pyarrow as pa
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.tables import TABLES
 
-_BOOLEANS = frozenset(("removed", "pruned", "ranked"))
-_LISTS = frozenset(("tags", "previews"))
-_TIMES = frozenset(("created",))
-
 
 class Session:
     """Tables that can be asked, as a connection of DuckDB can; filled at the first question."""
@@ -102,12 +98,25 @@ class Cursor:
         assert self._answer is not None
         return self._answer.description
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return [column[0] for column in self.description]
+
+    @property
+    def types(self) -> list[Any]:
+        """None that would have to be turned into text."""
+        return []
+
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Every row."""
         assert self._answer is not None
         names = [column[0] for column in self._answer.description]
         return [
-            tuple(_read(name, value) for name, value in zip(names, row, strict=True))
+            tuple(
+                _read(self._session.types.get(name), value)
+                for name, value in zip(names, row, strict=True)
+            )
             for row in self._answer.fetchall()
         ]
 
@@ -207,14 +216,14 @@ def _written(value: Any) -> Any:
     return value
 
 
-def _read(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in _BOOLEANS:
+def _read(kind: pa.DataType | None, value: Any) -> Any:
+    if value is None or kind is None:
+        return value
+    if pa.types.is_boolean(kind):
         return bool(value)
-    if name in _LISTS:
+    if pa.types.is_list(kind):
         return json.loads(value)
-    if name in _TIMES and isinstance(value, str):
+    if pa.types.is_timestamp(kind) and isinstance(value, str):
         return datetime.datetime.fromisoformat(value)
     return value
 
