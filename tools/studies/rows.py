@@ -1,10 +1,11 @@
 """Which rows a mask acts on, and what happens at the rows after the prompt, as options of one run.
 
-    python tools/studies/rows.py --base FOLDER --learn end=padding --draw share=mean --seed 0
+    python tools/studies/rows.py --base FOLDER --run "end=all | | share=mean" --seed 0
 
-A run learns the demo's four subjects (unless it finds their masks in ``--work``), draws them alone,
-in pairs, in threes and all four, and appends one line to ``--results``. ``--draw`` may come several
-times: the masks are learnt once. What can be said of each is :class:`Way`.
+A run learns the demo's four subjects in the way said first (unless it finds their masks in
+``--work``), then draws them in each of the ways said after it, alone, in pairs, in threes and all
+four, and appends a line for each to ``--results``. Ways of drawing start from the way of learning.
+What can be said is :class:`Way`. Lines that are there already are not measured again.
 
 The study writes K and V of every row itself, with nothing but the denoiser's own weights, so that
 rows may have other text, other weights and other shares of the attention than the package knows.
@@ -329,11 +330,15 @@ class Model:
         """DDIM with guidance, in batches."""
         scheduler = self.base.pipeline.scheduler
         pictures: list[Image.Image] = []
-        empty = [Row("", at) for at in range(self.length)]
         size = self.unet.config.sample_size
         for start in range(0, len(prompts), 32):
             chunk = list(prompts[start : start + 32])
-            context = self.project([empty] * len(chunk) + chunk, weights, sharp)
+            # Where a mask acts on every row it acts on the branch without text too, as the paper's.
+            empty = [
+                [Row("", at, rows[0].key, rows[0].value) for at in range(self.length)]
+                for rows in chunk
+            ]
+            context = self.project(empty + chunk, weights, sharp)
             noise = [
                 torch.randn(
                     1,
@@ -610,8 +615,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("build/rows/results.jsonl")
 )
-@click.option("--learn", "learnt", default="", help="A Way, such as 'end=all,company=many'.")
-@click.option("--draw", "drawn", multiple=True, help="As --learn, on top of it; several.")
+@click.option("--run", "runs", multiple=True, help="'LEARNT | DRAWN | DRAWN', each a Way; several.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scale", default=1.0, show_default=True, help="Times 208 pictures.")
 @click.option("--drawing-steps", default=20, show_default=True)
@@ -621,18 +625,16 @@ def main(
     source: str,
     work: Path,
     results: Path,
-    learnt: str,
-    drawn: tuple[str, ...],
+    runs: tuple[str, ...],
     seed: int,
     scale: float,
     drawing_steps: int,
     base_only: bool,
     only_table: bool,
 ) -> None:
-    """Learn, draw, append a line for every --draw."""
+    """Learn, draw, append a line for every way of drawing."""
     if only_table:
-        lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
-        page = f"{HEAD}{table(lines)}\n"
+        page = f"{HEAD}{table(_lines(results))}\n"
         (Path(__file__).parent.parent / "results" / "rows.md").write_text(page, encoding="utf-8")
         click.echo(page)
         return
@@ -643,45 +645,60 @@ def main(
     mark = base.fingerprint.removeprefix("sha256:")[:12]
     folder = work / mark
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"base": source, "mark": mark, "seed": seed, "drawing_steps": drawing_steps}
+    about: dict[str, Any] = {
+        "base": source,
+        "mark": mark,
+        "seed": seed,
+        "drawing_steps": drawing_steps,
+    }
+    about["scale"] = scale
 
     def note(line: dict[str, Any]) -> None:
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**about, **line}) + "\n")
         click.echo(json.dumps(line))
 
-    way = Way.parse(learnt, Way())
-    if base_only:
-        for each in drawn or ("",):
-            chosen = Way.parse(each, way)
-            count = round(32 * scale)
-            told = described(model, judge, chosen, count, drawing_steps)
-            note({"draw": chosen.said(), "pictures": count, "told": told})
-        return
-    begun, masks = time.monotonic(), []
-    for subject in SUBJECTS:
-        kept = folder / f"{subject.name}-{way.said()}-{seed}.npy"
-        if not kept.exists():
-            lesson = lessons(model, subject, way.company, folder, drawing_steps)
-            np.save(kept, np.packbits(learn(model, subject, lesson, way, seed).numpy(), axis=1))
-            click.echo(f"{kept.name} {time.monotonic() - begun:.0f} s", err=True)
-        bits = np.unpackbits(np.load(kept), axis=1, count=base.layer_table.neuron_count)
-        masks.append(torch.from_numpy(bits.astype(bool)))
-    learning = time.monotonic() - begun
-    density = [round(float(mask.float().mean()), 4) for mask in masks]
-    for each in drawn or ("",):
-        chosen, begun = Way.parse(each, way), time.monotonic()
-        found = measure(model, judge, masks, chosen, drawing_steps, scale)
-        note(
-            {
-                "learn": way.said(),
-                "draw": chosen.said(),
-                "density": density,
-                "learning_s": round(learning),
-                "drawing_s": round(time.monotonic() - begun),
-                "found": found,
-            }
-        )
+    for run in runs:
+        learnt, *drawn = (part.strip() for part in run.split("|"))
+        way = Way.parse(learnt, Way())
+        if base_only:
+            told = described(model, judge, way, round(32 * scale), drawing_steps)
+            note({"draw": way.said(), "pictures": round(32 * scale), "told": told})
+            continue
+        begun = time.monotonic()
+        masks = [
+            kept_mask(model, subject, way, seed, folder, drawing_steps) for subject in SUBJECTS
+        ]
+        learning = round(time.monotonic() - begun)
+        density = [round(float(mask.float().mean()), 4) for mask in masks]
+        for each in drawn or [""]:
+            chosen, begun = Way.parse(each, way), time.monotonic()
+            key = {**about, "learn": way.said(), "draw": chosen.said()}
+            if any(key.items() <= line.items() for line in _lines(results)):
+                continue
+            found = measure(model, judge, masks, chosen, drawing_steps, scale)
+            took = {"learning_s": learning, "drawing_s": round(time.monotonic() - begun)}
+            note({**key, "density": density, **took, "found": found})
+
+
+def kept_mask(
+    model: Model, subject: Subject, way: Way, seed: int, folder: Path, steps: int
+) -> torch.Tensor:
+    """The subject's mask, learnt unless it is there: bool [masks, N]."""
+    kept = folder / f"{subject.name}-{way.said()}-{seed}.npy"
+    if not kept.exists():
+        begun = time.monotonic()
+        lesson = lessons(model, subject, way.company, folder, steps)
+        np.save(kept, np.packbits(learn(model, subject, lesson, way, seed).numpy(), axis=1))
+        click.echo(f"{kept.name} {time.monotonic() - begun:.0f} s", err=True)
+    bits = np.unpackbits(np.load(kept), axis=1, count=model.base.layer_table.neuron_count)
+    return torch.from_numpy(bits.astype(bool))
+
+
+def _lines(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":
