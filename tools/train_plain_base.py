@@ -3,8 +3,12 @@
     python tools/train_plain_base.py                    # goes on from its last checkpoint
     python tools/train_plain_base.py --stage export     # write the pipeline to --out
 
-It starts from the weights in ``--start`` (the shipped demo base) and forgets what that base was
-helped with: no row of a caption is swapped or dropped, no placeholder is ever read, no reader
+What was trained is kept in tools/assets/plain-shapes; the pipeline is made of it by
+
+    python tools/train_plain_base.py --stage export --start tools/assets/plain-shapes
+
+Training starts from the weights in ``--start`` (the shipped demo base) and forgets what that base
+was helped with: no row of a caption is swapped or dropped, no placeholder is ever read, no reader
 stands beside the U-Net. Scenes have one to four things equally often. Captions are what people
 write: a quarter names bare nouns alone, a third is mixed, places and background are sometimes left
 out, and a tenth is empty, for guidance.
@@ -147,7 +151,7 @@ def main(
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    vae = AutoencoderTiny.from_pretrained(start / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(BASE_FOLDER / "vae", torch_dtype=torch.float32)
     training = Training(build_text_encoder(tokenizer), build_unet())
     if (work / "plain.pt").exists():
         training.load(work / "plain.pt")
@@ -166,9 +170,10 @@ def main(
 
 
 def start_from(training: Training, folder: Path) -> None:
-    """Take exported weights; steps, average and optimizer begin anew."""
+    """Take exported weights, of a pipeline or kept; steps, average and optimizer begin anew."""
     for name, kind in (("text", "text_encoder"), ("unet", "unet")):
-        (file,) = (folder / kind).glob("*.safetensors")
+        kept = folder / f"{kind}.safetensors"
+        (file,) = [kept] if kept.is_file() else (folder / kind).glob("*.safetensors")
         state = {key: value.float() for key, value in load_file(file).items()}
         training.models[name].load_state_dict(state)
     training.restart_average()
