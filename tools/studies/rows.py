@@ -598,7 +598,8 @@ trained with swapped rows; `plain` is the same world's, trained plainly for 3,00
 (tools/assets/plain-shapes; `plain, 1,125 steps` on its way). The demo's four subjects, gates at
 10 %, 150 steps, 5 drawing steps, alone, in every pair and three, and all four. `each`: subjects
 right in shape, both colours and texture at their place; `all`: pictures with every subject right.
-Wilson's 95 % intervals count pictures, not seeds or subjects; two seeds of one way differ by more.
+Wilson's 95 % intervals count pictures, not seeds or subjects: two seeds of one way differ by more
+than they say, and the best of so many ways is partly luck. Ways with one seed are hints.
 What the words mean stands in the tool (`Way`); they say what differs from the default, which masks
 the rows of placeholder and noun and learns beside one other thing.
 
