@@ -26,6 +26,7 @@ EXTRAS = {
     "ray": ("batches on a Ray cluster", ("ray",)),
     "plot": ("figures", ("matplotlib",)),
     "delta": ("the catalogue as a Delta table", ("deltalake",)),
+    "gallery": ("pages about concepts", ("jinja2",)),
     "fast": ("compiled decoding", ("numba",)),
 }
 CORE = (
