@@ -139,8 +139,7 @@ def _changes(event: Event) -> list[_Change]:
             return [("prune", "", "", None, {"masks": len(event.masks)})]
         case Purged():
             return [
-                ("purge", "", "", None, {"name": digest, "versions": highest})
-                for digest, highest in sorted(event.names.items())
+                ("purge", "", "", None, {"names": sorted(event.names), "versions": event.versions})
             ]
         case QuotaSet():
             limits = {"concepts": event.concepts, "bytes": event.bytes}

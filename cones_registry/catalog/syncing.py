@@ -32,7 +32,7 @@ from cones_registry.catalog.keys import LOG
 from cones_registry.catalog.rows import fold_lines, load_fold, purged_names
 from cones_registry.catalog.runs import Run, Table
 from cones_registry.catalog.segments import Segment, decode_segment, is_segment, parse_name
-from cones_registry.catalog.tables import TABLES
+from cones_registry.catalog.tables import RUN_TABLES, TABLES
 from cones_registry.digest import Digest
 from cones_registry.errors import CorruptDataError, NotFoundError, StoreUnavailableError
 from cones_registry.store import Store
@@ -85,7 +85,7 @@ class Syncer:
         self.copy = copy
         self.registry_id = registry_id
         self.clock = clock
-        self.chain = Chain(store, registry_id, TABLES)
+        self.chain = Chain(store, registry_id, RUN_TABLES)
         self._own: dict[str, Segment] = {}
 
     def remember(self, segment: Segment) -> None:
@@ -253,11 +253,11 @@ class Syncer:
         if is_whole and not lacks:
             return dataclasses.replace(state, meta=meta, applied=applied), False, folded
         missed = {
-            name: [run for run in found if run.last > number]
-            for name, found in newest.tables.items()
+            name: [run for run in newest.tables.get(name, ()) if run.last > number]
+            for name in TABLES
         }
         rows = sum(run.rows for found in missed.values() for run in found)
-        if rows * _SHARE > sum(run.rows for found in newest.tables.values() for run in found):
+        if rows * _SHARE > _row_count(newest):
             return self._from_runs(newest), True, {}
         # What was applied and is not folded yet is applied again, upon lines that lack it.
         applied = {stamp: each for stamp, each in applied.items() if each[1]}
@@ -297,8 +297,9 @@ class Syncer:
             )
             for name, table in TABLES.items()
         }
-        rows = sum(run.rows for each in found.values() for run in each)
-        return self.copy.build_from(sources, self._meta_of(manifest, 0), folded, rows)
+        return self.copy.build_from(
+            sources, self._meta_of(manifest, 0), folded, _row_count(manifest)
+        )
 
     def _lines(self, table: Table, run: Run) -> Iterator[pa.Table]:
         def fetch(part: runs.Part) -> bytes:
@@ -379,3 +380,8 @@ def rest_of(meta: Meta) -> dict[str, Any]:
     """What a manifest says of syncing besides its tables."""
     left_out = ("position", "sequence", "latest")
     return {name: value for name, value in meta.to_json().items() if name not in left_out}
+
+
+def _row_count(manifest: Manifest) -> int:
+    """Lines of the tables that the local copy holds."""
+    return sum(run.rows for name in TABLES for run in manifest.tables.get(name, ()))

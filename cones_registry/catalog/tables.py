@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from cones_registry.catalog.events import Key
 from cones_registry.catalog.fold import AliasKey, Version
+from cones_registry.catalog.history import HISTORY, HISTORY_KEY
 from cones_registry.catalog.runs import Table
 from cones_registry.record import Provenance, Record, Time, parse
 
@@ -191,3 +192,6 @@ TABLES: Final = {
     "aliases": Table("aliases", ALIASES, ("owner", "name", "alias")),
 }
 """Tables that the runs and the local copy hold."""
+
+RUN_TABLES: Final = TABLES | {"history": Table("history", HISTORY, HISTORY_KEY)}
+"""Tables that the runs hold."""

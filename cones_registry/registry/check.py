@@ -18,7 +18,7 @@ from cones_registry.catalog.events import Aliased, Event, Key, Pushed
 from cones_registry.catalog.fold import Version, name_digest
 from cones_registry.catalog.reader import refs_of, versions_where
 from cones_registry.catalog.runs import Part, Table, read_part, read_run
-from cones_registry.catalog.tables import TABLES
+from cones_registry.catalog.tables import RUN_TABLES
 from cones_registry.codec import decode
 from cones_registry.digest import Digest, require_digest
 from cones_registry.errors import CorruptDataError, NewerFormatError, NotFoundError
@@ -239,7 +239,7 @@ class Checker:
                     for part in (part for run in found for part in run.parts):
                         if part.key not in read:
                             read.add(part.key)
-                            self._read_part(TABLES[name], part)
+                            self._read_part(RUN_TABLES[name], part)
 
     def _read_part(self, table: Table, part: Part) -> None:
         with self._report.noting(part.key):
@@ -389,7 +389,7 @@ def _set_damaged_aside(session: Session, report: CheckReport) -> None:
             manifest = session.chain.read(number)
             for name, found in manifest.tables.items() if manifest else ():
                 for run in found:
-                    for _ in read_run(TABLES[name], run, lambda part: store.get(part.key)):
+                    for _ in read_run(RUN_TABLES[name], run, lambda part: store.get(part.key)):
                         pass
         except NewerFormatError:
             raise

@@ -17,14 +17,16 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cones_registry.catalog import chain, runs
+from cones_registry.catalog import chain, runs, segments
 from cones_registry.catalog.chain import Manifest
 from cones_registry.catalog.copy import SEQUENCE, State
+from cones_registry.catalog.events import Purged as PurgedEvent
 from cones_registry.catalog.fold import name_digest
+from cones_registry.catalog.history import happenings, history_table
 from cones_registry.catalog.keys import LOG
 from cones_registry.catalog.runs import Part, Run, Table
 from cones_registry.catalog.syncing import rest_of
-from cones_registry.catalog.tables import TABLES
+from cones_registry.catalog.tables import RUN_TABLES, TABLES
 from cones_registry.digest import Digest
 from cones_registry.errors import NotFoundError, UsageError
 from cones_registry.registry.session import Session
@@ -119,8 +121,15 @@ class _Folding:
         kept = [by for _, by in state.applied.values() if by]
         try:
             tables = {
-                name: self._next_runs(table, number, tables.get(name, ()), state, before)
-                for name, table in TABLES.items()
+                name: self._next_runs(
+                    table,
+                    number,
+                    tables.get(name, ()),
+                    state,
+                    before,
+                    _news(table, state) if name in TABLES else self._happened(new, state),
+                )
+                for name, table in RUN_TABLES.items()
             }
             data = chain.encode_manifest(
                 number,
@@ -180,10 +189,11 @@ class _Folding:
         found: tuple[Run, ...],
         state: State,
         before: Manifest | None,
+        lines_made: Iterable[pa.Table],
     ) -> tuple[Run, ...]:
         """The runs of a table with the news, merged in tiers."""
         found = self._without_purged(table, found, state, before)
-        news = self._write(table, _news(table, state), number, number)
+        news = self._write(table, lines_made, number, number)
         found = (news, *found) if news else found
         count = 0
         for merged in runs.tiers([run.rows for run in found]):
@@ -198,6 +208,32 @@ class _Folding:
             one = self._write(table, lines, some[-1].first, some[0].last)
             found = (one, *found[count:]) if one else found[count:]
         return found
+
+    def _happened(self, stamps: Sequence[str], state: State) -> Iterator[pa.Table]:
+        """What new commits say of the history, without what they say of who was purged since."""
+        wanted = set(stamps)
+        listed = segments.commit_keys(self._store)
+        found = [
+            segments.decode_segment(key, data)
+            for key, data in self._store.get_many(key for key in listed if _stamp_of(key) in wanted)
+            if data is not None
+        ]
+        purges = {
+            digest: segment.stamp
+            for segment in sorted(found, key=lambda each: each.stamp)
+            for event in segment.events
+            if isinstance(event, PurgedEvent)
+            for digest in event.names
+        }
+        lines = []
+        for line in happenings(found):
+            digest = name_digest(self._session.registry_id, line.owner, line.name)
+            is_old = line.version is not None and line.version <= state.meta.purged.get(digest, 0)
+            if line.owner and (is_old or line.stamp < purges.get(digest, "")):
+                continue
+            lines.append(line)
+        if lines:
+            yield RUN_TABLES["history"].as_lines(history_table(lines))
 
     def _write(self, table: Table, lines: Iterable[pa.Table], first: int, last: int) -> Run | None:
         parts = runs.write_parts(self._store, table, lines)
@@ -280,7 +316,9 @@ def _not_purged(lines: pa.Table, registry_id: str, purged: Mapping[Digest, int])
             its = pc.and_(
                 pc.equal(lines["owner"], pair["owner"]), pc.equal(lines["name"], pair["name"])
             )
-            old = pc.less_equal(lines["version"], pa.scalar(highest, pa.int32()))
+            # A line of the history may be of no one version: it goes with its owner.
+            numbers = lines["version"].cast(pa.int64()).fill_null(0)
+            old = pc.less_equal(numbers, pa.scalar(highest, pa.int64()))
             lines = lines.filter(pc.invert(pc.and_(its, old)))
     return lines
 

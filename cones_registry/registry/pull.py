@@ -14,6 +14,7 @@ from cones_registry.ranking import Ranks
 from cones_registry.ranking import cut as cut_mask
 from cones_registry.record import Concept
 from cones_registry.registry.bases import Bases
+from cones_registry.registry.cold import MOST_CONCEPTS, look_up
 from cones_registry.registry.find import AnyRef, as_ref, find_versions
 from cones_registry.registry.session import Session
 from cones_registry.resolver.weighting import no_scores
@@ -31,9 +32,17 @@ class Puller:
         self._bases = bases
         self._default_owner = default_owner
 
-    def records(self, state: State, refs: Iterable[AnyRef]) -> list[Concept]:
-        """The versions that refs name, in order, without loss histories."""
+    def records(self, state: State | None, refs: Iterable[AnyRef]) -> list[Concept]:
+        """The versions that refs name, in order, without loss histories.
+
+        ``state`` is None on a machine that has no local copy: a few refs are looked up alone.
+        """
         wanted = [as_ref(ref, self._default_owner) for ref in refs]
+        if state is None and len(set(wanted)) <= MOST_CONCEPTS:
+            each = [look_up(self._session, ref) for ref in wanted]
+            if None not in each:
+                return [concept for concept in each if concept is not None]
+        state = state or self._session.fresh()
         known = self._session.memory.records(state)
         new = [ref for ref in dict.fromkeys(wanted) if ref not in known]
         if new:
@@ -41,7 +50,9 @@ class Puller:
             known.update(zip(new, found, strict=True))
         return [known[ref] for ref in wanted]
 
-    def pull(self, state: State, refs: Iterable[AnyRef]) -> list[tuple[Concept, ConceptMask]]:
+    def pull(
+        self, state: State | None, refs: Iterable[AnyRef]
+    ) -> list[tuple[Concept, ConceptMask]]:
         """(version, mask) of each ref, in order; equal masks are one object."""
         concepts = self.records(state, refs)
         by_blob = {concept.blob_digest: concept for concept in concepts}

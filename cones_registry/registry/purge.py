@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from cones_registry.catalog import keys, runs, segments
+from cones_registry.catalog.clock import stamp_milliseconds
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, seal
 from cones_registry.catalog.events import Condemned, Purged, Pushed
@@ -149,6 +150,9 @@ class PurgePlan:
             name_digest(session.registry_id, self.owner, name): highest
             for name, highest in self.names.items()
         }
+        if self.name is None:
+            # What the history says of the owner and of no one concept; later each time.
+            names[name_digest(session.registry_id, self.owner, "")] = stamp_milliseconds(notice)
         committed = session.commit([Purged(names, tuple(sorted(removed)), self.versions)])
         session.forget_other_copies()
         store.delete_many(keys.mask_key(digest) for digest in removed)
@@ -200,6 +204,7 @@ class PurgePlan:
         """Compact until nothing of before the purge is left in log and runs."""
         session = self._session
         gone = [(self.owner, name, highest) for name, highest in self.names.items()]
+        gone += [(self.owner, "", 0)] if self.name is None else []
         folded: int | None = None
         for attempt in range(_COMPACTIONS):
             # Twice at least: a manifest stays until the one after its successor is there.

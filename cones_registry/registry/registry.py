@@ -275,7 +275,7 @@ class Registry:
         Raises:
             NotFoundError: no such concept, version, alias or mask, or it was removed.
         """
-        (concept,) = self._puller.records(self._session.fresh(), [ref])
+        (concept,) = self._puller.records(self._session.fresh_unless_cold(), [ref])
         if concept.history_steps:
             record = claims.read_record(self._session.store, *concept.place)
             concept = dataclasses.replace(concept, provenance=record.provenance)
@@ -372,7 +372,7 @@ class Registry:
             BaseModelMismatchError, ConflictError, LimitExceededError: they do not go together; see
                 `cones_registry.resolver.resolve`.
         """
-        state = self._session.fresh()
+        state = self._session.fresh() if tuned else self._session.fresh_unless_cold()
         weighted = [parse_weighted(ref) if isinstance(ref, str) else (ref, 1.0) for ref in refs]
         wanted = [(as_ref(ref, self.default_owner), weight) for ref, weight in weighted]
 
@@ -385,13 +385,13 @@ class Registry:
             composition = resolve(members, max_density=max_density)
             if not tuned:
                 return composition
-            candidates = find(state, method=TUNED, base=composition.base)
+            candidates = find(self._session.state(), method=TUNED, base=composition.base)
             derived = tuned_for(composition, candidates)
             pairs = self._puller.pull(state, derived)
             return resolve(pairs, max_density=max_density) if derived else composition
 
         key = (frozenset(wanted), max_density, tuned)
-        return self._session.memory.composition(state, key, make)
+        return make() if state is None else self._session.memory.composition(state, key, make)
 
     def similar(self, ref: AnyRef, limit: int = 10) -> list[Similar]:
         """The concepts whose masks have most in common with one version's, the most alike first.
@@ -497,7 +497,7 @@ class Registry:
             CorruptDataError: the stored bytes are not what was pushed, or are gone.
             UsageError: a density above the mask's own, or without scores.
         """
-        ((concept, mask),) = self._puller.pull(self._session.fresh(), [ref])
+        ((concept, mask),) = self._puller.pull(self._session.fresh_unless_cold(), [ref])
         if density is None:
             return mask
         if not 0 <= density <= mask.density:
@@ -509,7 +509,7 @@ class Registry:
 
     def pull_many(self, refs: Iterable[AnyRef]) -> list[ConceptMask]:
         """The masks of several versions, in order; equal masks are one object."""
-        return [mask for _, mask in self._puller.pull(self._session.fresh(), refs)]
+        return [mask for _, mask in self._puller.pull(self._session.fresh_unless_cold(), refs)]
 
     def pull_share(self, ref: AnyRef, weight: float) -> ConceptMask:
         """The part of a version's mask that ranks highest: what `ref*weight` is when resolved.
@@ -523,7 +523,7 @@ class Registry:
             UsageError: a weight outside (0, 1], or a version without scores.
         """
         check_weight(weight, str(ref))
-        ((concept, mask),) = self._puller.pull(self._session.fresh(), [ref])
+        ((concept, mask),) = self._puller.pull(self._session.fresh_unless_cold(), [ref])
         return self._puller.share(concept, mask, weight)
 
     def pull_ranks(self, ref: AnyRef) -> Ranks | None:
@@ -532,7 +532,7 @@ class Registry:
         Raises:
             NotFoundError, CorruptDataError: as `pull`.
         """
-        (concept,) = self._puller.records(self._session.fresh(), [ref])
+        (concept,) = self._puller.records(self._session.fresh_unless_cold(), [ref])
         return self._puller.ranks(concept)
 
     # -- upkeep ----------------------------------------------------------------------------------

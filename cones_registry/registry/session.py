@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ulid import ULID
 
@@ -32,6 +32,9 @@ from cones_registry.registry.deletions import Notices
 from cones_registry.registry.mask_files import MaskFiles
 from cones_registry.registry.memory import Memory
 from cones_registry.store import KeyExistsError, Store
+
+COLD_READS: Final = 4
+"""Reads of one handle without a local copy; whoever reads more has use for one."""
 
 
 class Session:
@@ -68,6 +71,7 @@ class Session:
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
         self.chain = self._syncer.chain
         self._synced = float("-inf")
+        self._cold_reads = 0
         self.has_synced = False
 
     def sync(self) -> SyncReport:
@@ -91,6 +95,13 @@ class Session:
         if time.monotonic() - self._synced >= self.max_staleness:
             return self._sync()[1]
         return self.state()
+
+    def fresh_unless_cold(self) -> State | None:
+        """As ``fresh``; None where there is no local copy, for the first few times."""
+        if self.has_synced or self._cold_reads >= COLD_READS or self.copy.state() is not None:
+            return self.fresh()
+        self._cold_reads += 1
+        return None
 
     def fresh_now(self) -> State:
         """The local copy, synced now."""

@@ -333,3 +333,49 @@ def test_history_says_who_did_what_and_a_purge_leaves_an_opaque_line(
     assert registry.history("alice/dog") == [lines[0], *lines[2:]]
     registry.plan_purge(owner="alice").execute()
     assert not [line for line in registry.history() if "alice" in line.ref]
+
+
+def test_history_survives_folds_and_forgets_the_purged(registry: Registry) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.push("bob/dog", mask_of(2))
+    registry.set_quota("alice", bytes=10**6)
+    registry.compact(grace=0)
+    registry.alias("bob/dog", "prod")
+    registry.compact(grace=0)
+    assert keys(registry, "log/") == [key for key in keys(registry, "log/") if "pointer" in key]
+    assert [(line.kind, line.ref) for line in registry.history()] == [
+        ("alias", "bob/dog:1"),
+        ("quota", "alice"),
+        ("push", "bob/dog:1"),
+        ("push", "alice/dog:1"),
+    ]
+    assert [line.kind for line in registry.history("bob/dog")] == ["alias", "push"]
+    assert [line.kind for line in registry.history(owner="alice")] == ["quota", "push"]
+    registry.plan_purge(owner="alice").execute()
+    lines = registry.history()
+    assert [(line.kind, line.ref) for line in lines] == [
+        ("purge", ""),
+        ("alias", "bob/dog:1"),
+        ("push", "bob/dog:1"),
+    ]
+    assert lines[0].detail["versions"] == 1
+    assert registry.check(read_data=True).ok
+
+
+def test_one_ref_on_a_cold_machine_needs_no_catalogue(registry: Registry, tmp_path: Path) -> None:
+    for number in range(3):
+        registry.push("alice/dog", mask_of(number))
+    registry.push("bob/dog", mask_of(9))
+    registry.alias("alice/dog:1", "prod")
+    registry.remove("alice/dog:3")
+    registry.compact(grace=0)
+    registry.alias("alice/dog:2", "next")
+    expected = [registry.get(ref) for ref in ("alice/dog", "alice/dog:prod", "alice/dog:next")]
+    cold = Registry.open(registry.url, cache=tmp_path / "cold")
+    refs = ("alice/dog", "alice/dog:prod", "alice/dog:next")
+    assert [cold.get(ref) for ref in refs] == expected
+    assert cold._session.copy.state() is None
+    assert cold.pull("alice/dog:prod") == mask_of(0)
+    with pytest.raises(NotFoundError, match="alice/dog:3 was removed"):
+        cold.get("alice/dog:3")
+    assert len(cold.find()) == 3
