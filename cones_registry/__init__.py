@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from cones_registry.record import Concept as Concept
     from cones_registry.registry import Registry as Registry
     from cones_registry.resolver import Composition as Composition
+    from cones_registry.stock_pipelines import concepts as concepts
 
-__version__: Final = "0.1.0"
+__version__: Final = "0.2.0"
 
 # Every name is lazy, so that `cones --help` loads neither numpy nor pyarrow, duckdb or torch.
 _HOMES: Final = {
@@ -37,6 +38,7 @@ _HOMES: Final = {
     "LayerTable": "layers",
     "Registry": "registry",
     "Request": "generation",
+    "concepts": "stock_pipelines",
     "decode": "codec",
     "encode": "codec",
     "load_file": "codec",
@@ -56,6 +58,7 @@ __all__ = [
     "Registry",
     "Request",
     "__version__",
+    "concepts",
     "decode",
     "encode",
     "load_file",
@@ -63,7 +66,9 @@ __all__ = [
     "shut",
 ]
 
-_TORCH_SIDE: Final = frozenset({"attention", "base_model", "extraction", "generation"})
+_TORCH_SIDE: Final = frozenset(
+    {"attention", "base_model", "extraction", "generation", "stock_pipelines"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,12 @@ class LayerTable:
 
     layers: tuple[Layer, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"LayerTable({len(self.layers)} layers, {self.neuron_count:,} neurons, "
+            f"{self.layers[0].name} … {self.layers[-1].name})"
+        )
+
     def __post_init__(self) -> None:
         if not 0 < len(self.layers) <= MAX_LAYERS:
             raise UsageError(f"a layer table has 1 to {MAX_LAYERS} layers, got {len(self.layers)}")

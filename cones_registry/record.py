@@ -157,6 +157,12 @@ class Record:
         return f"{self.owner}/{self.name}:{self.version}"
 
     @property
+    def usage(self) -> str:
+        """How a prompt says it in words, ``"a sks dog"``; empty for a concept without words."""
+        words = " ".join(word for word in (self.token, self.class_noun) if word)
+        return f"a {words}" if words else ""
+
+    @property
     def place(self) -> tuple[str, str, int]:
         """(owner, name, version)."""
         return self.owner, self.name, self.version

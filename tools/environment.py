@@ -2,8 +2,8 @@
 
 Needs nothing but Python 3.11 or newer. The packages are those that pyproject.toml asks for, in the
 versions that tools/constraints.txt pins. A stamp in the environment holds the digest of both files
-and the extras that are installed, so that a second run costs milliseconds. An environment that is
-there already, whoever made it, is brought up to date and never made again.
+and the extras and groups that are installed, so that a second run costs milliseconds. An
+environment that is there already, whoever made it, is brought up to date and never made again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ BUILD_REQUIREMENTS = ("hatchling",)
 def prepare(*extras: str) -> Path:
     """Make sure that `.venv` holds the package with `extras`; return its Python interpreter.
 
+    extras: of the package, or names of its dependency groups.
+
     Raises SystemExit with a message that says what to do when Python is too old or a step fails.
     """
     wanted = _digest()
@@ -50,9 +52,24 @@ def prepare(*extras: str) -> Path:
     pip = [str(_python()), "-m", "pip", "install", "--quiet", "--no-compile"]
     pip += ["--disable-pip-version-check", "--constraint", str(CONSTRAINTS)]
     _call([*pip, *BUILD_REQUIREMENTS])
-    _call([*pip, "--no-build-isolation", "--editable", f"{ROOT}[{','.join(all_extras)}]"])
+    groups = dependency_groups()
+    published = ",".join(extra for extra in all_extras if extra not in groups)
+    tools = [each for extra in all_extras for each in groups.get(extra, ())]
+    _call([*pip, "--no-build-isolation", *tools, "--editable", f"{ROOT}[{published}]"])
     STAMP.write_text(json.dumps({"digest": wanted, "extras": all_extras}), encoding="utf-8")
     return _python()
+
+
+def dependency_groups() -> dict[str, list[str]]:
+    """Developers' tools by group (PEP 735), read by the environment's own Python."""
+    script = (
+        "import json, sys, tomllib; "
+        "print(json.dumps(tomllib.load(open(sys.argv[1], 'rb'))['dependency-groups']))"
+    )
+    command = [str(_python()), "-c", script, str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    groups: dict[str, list[str]] = json.loads(done.stdout)
+    return groups
 
 
 def prepare_azurite() -> None:

@@ -126,16 +126,7 @@ def learn_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:
             progress=None,
             **options,
         )
-        registry.push(
-            name,
-            extraction.mask,
-            base=base,
-            scope=scope,
-            tags=("reproduction", subject.noun),
-            token=subject.token,
-            class_noun=subject.noun,
-            provenance=extraction.provenance,
-        )
+        registry.push(name, extraction, tags=("reproduction", subject.noun))
 
 
 def learn_tuned_row(row: str, base: BaseModel, folder: Path, *, quick: bool) -> None:

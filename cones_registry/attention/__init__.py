@@ -50,7 +50,7 @@ from cones_registry.attention.modules import (
     unservable_reason,
 )
 from cones_registry.attention.plan import MaskedPart, RequestParts, plan_rows
-from cones_registry.attention.projecting import EditedModel, edited, project_text
+from cones_registry.attention.projecting import EditedModel, edited, installed, project_text
 from cones_registry.attention.rows import RowEdit
 from cones_registry.attention.shutting import shut
 from cones_registry.attention.subject_rows import (
@@ -77,6 +77,7 @@ __all__ = [
     "check_table",
     "edited",
     "find_phrases",
+    "installed",
     "is_cached",
     "mask_weights",
     "names_token",

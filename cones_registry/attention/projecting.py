@@ -120,6 +120,25 @@ def install(denoiser: Any) -> None:
                 layer.__class__ = EditedProjection
 
 
+@contextmanager
+def installed(denoiser: Any) -> Iterator[None]:
+    """The text projections of ``denoiser`` follow edits while the block runs.
+
+    On leaving they are what they were before: stock layers, unless edits were installed for good.
+    """
+    layers = [
+        layer for block in text_attentions(original(denoiser)) for _, layer in block.projections
+    ]
+    before = [(layer, type(layer)) for layer in layers if type(layer) is not EditedProjection]
+    install(denoiser)
+    try:
+        yield
+    finally:
+        for layer, kind in before:
+            layer.__class__ = kind
+            del layer.cones_name, layer.cones_text_first
+
+
 def _installed(block: TextAttention) -> bool:
     return all(type(layer) is EditedProjection for _, layer in block.projections)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,11 @@ import torch
 from cones_registry.base_model.cache import ModelCache
 from cones_registry.base_model.defaults import GenerationDefaults, read_defaults
 from cones_registry.base_model.loading import TOKENIZERS, load_pipeline
+from cones_registry.base_model.pipelines import (
+    modules_of,
+    pipeline_fingerprint,
+    require_pipeline,
+)
 from cones_registry.base_model.source import (
     ModelFolder,
     folder_fingerprint,
@@ -25,8 +32,23 @@ from cones_registry.layers import LayerTable
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which base model something was made for, without the model.
+
+    Attributes:
+        fingerprint: identity of the published values of its K/V weights.
+        layer_table: the layers that hold them.
+        published_source: ``"demo"`` or a hub id; None if it is not known.
+    """
+
+    fingerprint: str
+    layer_table: LayerTable
+    published_source: str | None = None
+
+
 class BaseModel:
-    """A published text-to-image model that masks index into. No weight ever gets a gradient.
+    """A published text-to-image model that masks index into; nothing here changes it.
 
     source: what it was loaded from. published_source: ``"demo"`` or the hub id whose weights these
     are, None for a folder: its path says something of one machine and nothing to another.
@@ -60,8 +82,6 @@ class BaseModel:
         self.defaults = defaults or GenerationDefaults()
         self.layer_table = LayerTable.from_unet(self.denoiser)
         self.lock = threading.RLock()
-        for part in self._modules():
-            part.requires_grad_(False).eval()
         self.device: torch.device = self.denoiser.device
         self.dtype: torch.dtype = self.denoiser.dtype
 
@@ -100,12 +120,36 @@ class BaseModel:
         return cls.cache.get(key, str(place), lambda: cls._load(str(source), folder, place, kind))
 
     @classmethod
+    def from_pipeline(cls, pipeline: Any) -> BaseModel:
+        """Take a diffusers pipeline that is in memory already; it is not changed.
+
+        Its scheduler, device, dtype and attention processors are used as they are. The fingerprint
+        is computed from its weights; of weights in bfloat16, which no longer have the values that
+        were published, from the files that they were loaded from, if these are found to be the
+        same.
+
+        Args:
+            pipeline: a text-to-image pipeline; for ``concepts`` also one that takes pictures and
+                has the same U-Net.
+
+        Raises:
+            UsageError: no pipeline with a U-Net or a transformer and tokenizers; LoRA layers on
+                the K/V weights, or weights that are quantised, fused or offloaded (it says how to
+                undo that); bfloat16 weights whose files are not there or hold others.
+        """
+        require_pipeline(pipeline)
+        source = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
+        return cls(pipeline, source=source, fingerprint=pipeline_fingerprint(pipeline))
+
+    @classmethod
     def _load(
         cls, source: str, folder: ModelFolder, device: torch.device, dtype: torch.dtype
     ) -> BaseModel:
         pipeline = load_pipeline(folder, dtype)
         denoiser = getattr(pipeline, folder.denoiser)
         digest = folder_fingerprint(folder, LayerTable.from_unet(denoiser), denoiser)
+        for part in modules_of(pipeline):
+            part.requires_grad_(False).eval()
         return cls(
             pipeline.to(device),
             source=source,
@@ -156,8 +200,35 @@ class BaseModel:
         self._pipeline = None
 
     def _modules(self) -> list[torch.nn.Module]:
-        parts = self.pipeline.components.values()
-        return [part for part in parts if isinstance(part, torch.nn.Module)]
+        return modules_of(self.pipeline)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No weight takes a gradient and no dropout is active while the block runs.
+
+        Models that ``load`` made always are so; those of ``from_pipeline`` are put back as they
+        were.
+        """
+        modules = [part for module in self._modules() for part in module.modules()]
+        training = [part for part in modules if part.training]
+        learning = [each for part in self._modules() for each in part.parameters()]
+        learning = [each for each in learning if each.requires_grad]
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+            for part in training:
+                part.training = True
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a registry keeps of it."""
+        return ModelIdentity(self.fingerprint, self.layer_table, self.published_source)
 
     def __repr__(self) -> str:
         return (

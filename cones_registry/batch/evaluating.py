@@ -35,9 +35,12 @@ def job_lines(plan: EvaluationPlan, row: Row) -> str:
     """The row as a job file (schema/batch.md): line n is item n of the plan."""
     lines = []
     for item in plan.items:
-        job: dict[str, Any] = {"prompt": item.prompt(row.said), "seed": item.seed}
         refs = row.refs(item.subjects)
+        named = row.names(item.subjects)
+        job: dict[str, Any] = {"prompt": item.prompt(row.said, named), "seed": item.seed}
         if refs is not None:
+            refs = [ref for ref in refs if f"<{ref}>" not in named.values()]
+        if refs:
             job["concepts"] = refs
         if plan.steps is not None:
             job["steps"] = plan.steps

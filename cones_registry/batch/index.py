@@ -66,7 +66,7 @@ def encode_index(
                     "prompt": picture.prompt,
                     "negative_prompt": picture.negative_prompt,
                     "refs": list(picture.refs),
-                    "mask_digests": [chosen.concept.mask_digest for chosen in picture.concepts],
+                    "mask_digests": [chosen.concept.mask_digest for chosen in picture.chosen],
                     "base": base,
                     "seed": picture.seed,
                     "steps": settings.steps,

@@ -24,8 +24,8 @@ from cones_registry.errors import UsageError
 from cones_registry.generation.schedulers import SCHEDULERS
 from cones_registry.picture_size import MAX_SIDE, check_side
 from cones_registry.refs import parse_ref
-from cones_registry.resolver.weighting import parse_weighted
 from cones_registry.seed import MAX_SEED
+from cones_registry.weighting import parse_weighted
 
 MAX_COUNT: Final = 100_000
 MAX_STEPS: Final = 1_000  # of noise: what every published model was trained with

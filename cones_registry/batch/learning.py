@@ -214,7 +214,7 @@ class _Run:
             "mask": decode(data),
             "base": self.base,
             "scope": subject.scope,
-            "token": subject.token,
+            "token": record["token"],
             "class_noun": subject.class_noun,
             "tags": subject.tags,
             "note": subject.note,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cones_registry.base_model import GenerationDefaults
 from cones_registry.batch.job import Job
+from cones_registry.generation import Reading, read_prompts
+from cones_registry.generation.prompt import find_names
 from cones_registry.record import Concept
-from cones_registry.resolver.weighting import format_weighted
+from cones_registry.weighting import format_weighted
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw. name: its file's stem, ``000012-003`` for the third of line 12."""
+    """One picture to draw. name: its file's stem, ``000012-003`` for the third of line 12.
+
+    concepts: given by ref. named: in its prompts; reading: where.
+    """
 
     name: str
     line: int
@@ -35,11 +40,18 @@ class Picture:
     negative_prompt: str
     seed: int
     concepts: tuple[Chosen, ...]
+    named: tuple[Chosen, ...] = ()
+    reading: Reading | None = None
+
+    @property
+    def chosen(self) -> tuple[Chosen, ...]:
+        """All concepts that act on it, given by ref or named in a prompt, each once."""
+        return tuple({each.ref: each for each in (*self.concepts, *self.named)}.values())
 
     @property
     def refs(self) -> tuple[str, ...]:
         """Exact refs of the concepts, with their weights."""
-        return tuple(chosen.ref for chosen in self.concepts)
+        return tuple(chosen.ref for chosen in self.chosen)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,27 @@ class Chunk:
     pictures: tuple[Picture, ...]
 
 
+def read_job(
+    job: Job, concept_of: Callable[[str], Concept | None]
+) -> tuple[Reading, tuple[Chosen, ...]]:
+    """A job's prompts as read, and the concepts that they name.
+
+    concept_of: what a ref stands for in this run, as ``generation.prompt.read_prompt`` takes it.
+    Raises UsageError for names that are none, with their column.
+    """
+    beside = [(concept_of(ref), weight) for ref, weight in job.weighted]
+    given = [format_weighted(each.ref, weight) for each, weight in beside if each is not None]
+    reading = read_prompts(job.prompt, job.negative_prompt, concept_of, given)
+    chosen = {}
+    for text in (job.prompt, job.negative_prompt):
+        for name in find_names(text):
+            concept = concept_of(name.ref)
+            if concept is not None:
+                each = Chosen(concept, name.weight)
+                chosen[each.ref] = each
+    return reading, tuple(chosen.values())
+
+
 def make_chunks(
     jobs: Iterable[Job],
     pins: Mapping[str, Concept],
@@ -92,6 +125,7 @@ def make_chunks(
             job.mask_unconditional,
         )
         concepts = tuple(Chosen(pins[ref], weight) for ref, weight in job.weighted)
+        reading, named = read_job(job, pins.get)
         groups.setdefault(settings, []).extend(
             Picture(
                 f"{job.line:06d}-{number + 1:03d}",
@@ -101,6 +135,8 @@ def make_chunks(
                 job.negative_prompt,
                 job.seed + number,
                 concepts,
+                named,
+                reading,
             )
             for number in range(job.count)
         )

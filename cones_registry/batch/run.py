@@ -17,7 +17,7 @@ from cones_registry.batch.job import Job, parse_jobs
 from cones_registry.batch.manifest import KEY as MANIFEST_KEY
 from cones_registry.batch.manifest import RunManifest, decode_manifest, require_same_run
 from cones_registry.batch.output import open_output
-from cones_registry.batch.plan import Chosen, make_chunks
+from cones_registry.batch.plan import Chosen, make_chunks, read_job
 from cones_registry.batch.report import BatchReport, Progress
 from cones_registry.errors import (
     BaseModelMismatchError,
@@ -75,7 +75,7 @@ def run_batch(
     old = _existing(store)
     if old is not None:
         require_same_run(old, jobs=lines_digest(jobs), format=format, batch_size=batch_size)
-    pins, good, unusable = _pin(parsed, compositions, old.pins if old else {})
+    pins, good, unusable = _pin(parsed, compositions, old.pins if old else None)
     bad = sorted(bad + unusable, key=lambda line: line.line)
     if bad and not keep_going:
         raise BadJobsError(bad, len(good) + len(bad))
@@ -124,17 +124,33 @@ def _existing(store: Store) -> RunManifest | None:
 
 
 def _pin(
-    jobs: Sequence[Job], compositions: Compositions, pinned: Mapping[str, Concept]
+    jobs: Sequence[Job], compositions: Compositions, pinned: Mapping[str, Concept] | None
 ) -> tuple[dict[str, Concept], list[Job], list[BadLine]]:
-    """Refs to versions; jobs whose concepts exist and go together, and lines where they do not."""
-    pins = dict(pinned)
+    """Refs to versions; jobs whose concepts exist and go together, and lines where they do not.
+
+    pinned: what a run that goes on began with; what was no concept then is none now.
+    """
+    pins = dict(pinned or {})
+    absent: set[str] = set()
+
+    def concept_of(ref: str) -> Concept | None:
+        if ref not in pins and "/" in ref:
+            pins[ref] = compositions.pin(ref)
+        elif ref not in pins and ref not in absent:
+            try:
+                if pinned is None and compositions.has_registry:
+                    pins[ref] = compositions.pin(ref)
+            except NotFoundError:
+                absent.add(ref)
+        return pins.get(ref)
+
     troubles: dict[tuple[str, ...], str | None] = {}
     good: list[Job] = []
     bad: list[BadLine] = []
     for job in jobs:
         if job.concepts not in troubles:
             troubles[job.concepts] = _trouble(job.weighted, compositions, pins)
-        reason = troubles[job.concepts] or _unnamed(job, pins)
+        reason = troubles[job.concepts] or _misnamed(job, compositions, concept_of)
         if reason is None:
             good.append(job)
         else:
@@ -156,11 +172,24 @@ def _trouble(
     return None
 
 
-def _unnamed(job: Job, pins: Mapping[str, Concept]) -> str | None:
-    for ref, _ in job.weighted:
-        concept = pins[ref]
-        if concept.scope == "subject" and not names_token(job.prompt, concept.token or " "):
-            return f"the prompt {job.prompt!r} does not name {ref!r} by its token {concept.token!r}"
+def _misnamed(
+    job: Job, compositions: Compositions, concept_of: Callable[[str], Concept | None]
+) -> str | None:
+    """Why the prompts do not name the concepts that they are to be drawn with, or None."""
+    try:
+        reading, named = read_job(job, concept_of)
+        given = [(concept_of(ref), weight) for ref, weight in job.weighted]
+        chosen = tuple(Chosen(each, weight) for each, weight in given if each is not None)
+        if named:
+            compositions.check(chosen, named)
+    except ConesError as error:
+        return str(error)
+    for each, (ref, _) in zip(chosen, job.weighted, strict=True):
+        token = each.concept.token
+        if each.concept.scope != "subject" or each.ref in reading.refs:
+            continue
+        if not names_token(reading.prompt.text, token or " "):
+            return f"the prompt {job.prompt!r} does not name {ref!r} by its token {token!r}"
     return None
 
 

@@ -31,15 +31,15 @@ class Subject:
     """One line: what ``Extractor.extract`` is told, and the name the concept is pushed under.
 
     line: number in the file, from 1. name: ``[owner/]name``. images: a folder, or files. What is
-    None is the method's own. companions: folder of pictures of other things. keep_scores: keep how
-    the neurons rank, so that the mask can be cut later.
+    None is the method's own; a token is chosen. companions: folder of pictures of other things.
+    keep_scores: keep how the neurons rank, so that the mask can be cut later.
     """
 
     line: int
     name: str
     images: tuple[str, ...]
-    token: str
     class_noun: str
+    token: str | None = None
     method: str = "gates"
     scope: str = "subject"
     density: float | None = None
@@ -59,7 +59,7 @@ def parse_subjects(lines: str) -> tuple[list[Subject], list[BadLine]]:
 
 
 def _subject(line: int, values: dict[str, Any]) -> Subject:
-    need(values, "name", "images", "token", "class_noun")
+    need(values, "name", "images", "class_noun")
     subject = Subject(line, **values)
     if subject.density is not None and subject.tau is not None:
         raise UsageError("density and tau are both given; they are two ways to say one thing")

@@ -117,9 +117,10 @@ class Worker:
     def _request(self, picture: Picture) -> Request:
         return Request(
             picture.prompt,
-            composition=self._compositions.get(picture.concepts),
+            composition=self._compositions.get(picture.concepts, picture.named),
             seed=picture.seed,
             negative_prompt=picture.negative_prompt,
+            reading=picture.reading,
         )
 
     def _recipe(self, picture: Picture, request: Request, chunk: Chunk) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class Worker:
             size=settings.size,
             scheduler=settings.scheduler,
             mask_unconditional=settings.mask_unconditional,
-            concepts=picture.concepts,
+            concepts=picture.chosen,
         )
 
 

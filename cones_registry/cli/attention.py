@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ GAP = 8
 
 @verb()
 @click.argument("ref")
-@click.option("--prompt", required=True, help="What to draw; it names the concept's token.")
+@click.option("--prompt", required=True, help="What to draw; it names the concept, or its token.")
 @click.option(
     "-o",
     "--out",
@@ -61,7 +62,7 @@ def command(
     """Show what the words of concept REF attend to while PROMPT is drawn.
 
     \b
-    cones attention alice/circle --prompt "a photo of V1 circle on grass" -o map.png
+    cones attention alice/circle --prompt "a photo of <alice/circle> on grass" -o map.png
     """
     make_room(out, SUFFIXES)
     registry = session.open(read_only=True)
@@ -71,27 +72,29 @@ def command(
             f"{concept.ref} has no token, so its words in a prompt cannot be told. Push it with "
             "the token it was learnt with"
         )
-    composition = registry.resolve(concept.ref)
-    source = source or registry.base(composition.base).source
+    source = source or registry.base(concept.base).source
     if source is None:
         raise UsageError(
             "which base model? Name its folder, its hub id or `demo` with --base; the concept was "
-            f"made for {composition.base}"
+            f"made for {concept.base}"
         )
     from PIL.Image import registered_extensions
 
     from cones_registry.attention import find_phrases, record_maps, subject_rows
     from cones_registry.attention.outlines import heated, outlined
     from cones_registry.base_model import BaseModel
-    from cones_registry.generation import Generator, Request
+    from cones_registry.generation import Generator, Request, read_request
 
+    request = read_request(Request(prompt, seed=seed), registry)
+    named = request.reading.prompt.places if request.reading else ()
+    phrases = tuple(place.phrase for place in named if place.ref == concept.ref)
+    if not phrases:  # the prompt has the concept's own words
+        phrases = find_phrases(request.text, token=concept.token, class_noun=concept.class_noun)
+        given = Request(prompt, composition=registry.resolve(concept.ref), seed=seed)
+        request = read_request(given, registry)
     base = BaseModel.load(source, device=device)
-    phrases = find_phrases(prompt, token=concept.token, class_noun=concept.class_noun)
-    rows = subject_rows(base, prompt, phrases)
-    requests = [
-        Request(prompt, seed=seed),
-        Request(prompt, composition=composition, seed=seed),
-    ]
+    rows = subject_rows(base, request.text, phrases)
+    requests = [replace(request, composition=None), request]
     with record_maps(base.denoiser) as maps:
         pictures = Generator(base).generate(requests, steps=steps, guidance_scale=guidance)
     columns = []

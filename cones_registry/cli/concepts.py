@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from .session import Session
 
-COLUMNS = ("ref", "aliases", "tags", "neurons", "density", "bytes", "scope", "created")
+COLUMNS = ("ref", "usage", "aliases", "tags", "neurons", "density", "bytes", "scope", "created")
 
 
 def row(concept: Concept) -> tuple[object, ...]:
     """One concept as the cells of COLUMNS."""
     return (
         concept.ref + (" (removed)" if concept.removed else ""),
+        concept.usage,
         ", ".join(sorted(concept.aliases)),
         ", ".join(concept.tags),
         f"{concept.neuron_count:,}",
@@ -37,6 +38,7 @@ def exact(concept: Concept) -> tuple[object, ...]:
     """One concept as the values of COLUMNS, for programs: numbers in full, lists by spaces."""
     return (
         concept.ref,
+        concept.usage,
         " ".join(concept.aliases),
         " ".join(concept.tags),
         concept.neuron_count,
@@ -69,6 +71,8 @@ def show_record(output: Output, concept: Concept) -> None:
         "tags": ", ".join(concept.tags),
         "note": concept.note,
         "created": concept.created,
+        "in a prompt": f"<{concept.owner}/{concept.name}>"
+        + (f" or “{concept.usage}”" if concept.usage else ""),
         "scope": concept.scope,
         "token": concept.token,
         "class noun": concept.class_noun,

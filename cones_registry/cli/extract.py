@@ -34,8 +34,8 @@ _OF_BOTH = ("source", "out", "subjects", "devices", "dtype")
 
 @verb(reads=True)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="IMAGE...")
-@click.option("--token", help="The word that will name the subject, as sks.")
 @click.option("--class-noun", help="What the subject is one of, as dog.")
+@click.option("--token", help="The word the subject is learnt by, as sks; else one is chosen.")
 @click.option("--base", "source", required=True, metavar="MODEL", help="Folder, hub id or `demo`.")
 @click.option(
     "--push", "ref", metavar="REF", help="Keep the concept in the registry as [OWNER/]NAME."
@@ -114,7 +114,7 @@ def command(
     caption, with {} where the subject is named.
 
     \b
-    cones extract photos/ --token sks --class-noun dog --base demo --push alice/dog
+    cones extract photos/ --class-noun dog --base demo --push alice/dog
     cones extract --batch subjects.jsonl --base demo --out run
 
     A file of subjects has one JSON object a line: name, images, token, class_noun and, as above,
@@ -132,10 +132,10 @@ def command(
             )
         _run(session, subjects, out, source, keep_going, EngineChoice(**engine))
         return
-    if not images or not token or not class_noun:
+    if not images or not class_noun:
         raise UsageError(
-            "a concept needs pictures and words:"
-            " cones extract photos/ --token sks --class-noun dog --base demo --push alice/dog"
+            "a concept needs pictures and a word for what they show:"
+            " cones extract photos/ --class-noun dog --base demo --push alice/dog"
         )
     if ref is None and out is None:
         raise UsageError("the mask would be lost: keep it with --push REF, or in a file with --out")
@@ -150,11 +150,15 @@ def command(
     if out is not None:
         _require_place(out)
     registry = None
+    taken: tuple[str, ...] = ()
     if ref is not None:
         from cones_registry.registry.drafts import pushable
 
         pushable(ref)
         registry = session.open()
+        if token is None:  # one of its own, as long as there are, so that tokens tell them apart
+            sql = "select distinct token from concepts where token is not null"
+            taken = tuple(registry.query(sql).column("token").to_pylist())
     from cones_registry.base_model import BaseModel
     from cones_registry.extraction import Extractor
 
@@ -162,6 +166,7 @@ def command(
     extraction = Extractor(base).extract(
         images[0] if len(images) == 1 else images,
         token=token,
+        avoid_tokens=taken,
         class_noun=class_noun,
         method=method,
         scope=scope,
@@ -179,18 +184,7 @@ def command(
     )
     scores = extraction.scores if keep_scores else None
     if registry is not None and ref is not None:
-        concept = registry.push(
-            ref,
-            extraction.mask,
-            base=base,
-            scope=extraction.scope,
-            token=extraction.token,
-            class_noun=extraction.class_noun,
-            provenance=extraction.provenance,
-            tags=tags,
-            note=note,
-            scores=scores,
-        )
+        concept = registry.push(ref, extraction, tags=tags, note=note, scores=scores)
         output.line(concept.ref)
         output.message(f"pushed {concept.ref}, {size(concept.blob_bytes)}")
         warn_of_duplicates(session, registry, concept, extraction.mask)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -17,6 +18,8 @@ from .verb import verb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from cones_registry.resolver import Composition
 
 SUFFIXES = (".png", ".webp")
 
@@ -106,19 +109,34 @@ def command(
     device: str,
     dtype: str,
 ) -> None:
-    """Draw PROMPT with the concepts that are named, on their unchanged base model.
+    """Draw PROMPT with the concepts that it names, on their unchanged base model.
 
-    The PROMPT names each concept by the words it was learnt with (`cones show REF` tells them).
+    <owner/name> in the PROMPT stands for a concept: <alice/dog>, <alice/dog:prod>, <alice/dog*0.7>;
+    \\< is a plain <. With --concept the PROMPT uses the words that it was learnt with instead
+    (`cones show REF` tells them).
 
     \b
-    cones generate "a photo of V1 circle on grass" -c alice/circle --seed 7 -o circle.png
+    cones generate "a photo of <alice/dog> next to <bob/cat:prod>" --seed 7 -o both.png
+    cones generate "a photo of sks dog on grass" -c alice/dog
     """
     if size is not None:
         check_side("width", size[0])
         check_side("height", size[1])
     make_room(out, SUFFIXES)
-    registry = session.open(read_only=True) if refs else None
-    composition = registry.resolve(*refs, tuned=tuned) if registry else None
+    from cones_registry.generation import Request, read_request
+    from cones_registry.generation.prompt import find_names
+
+    names = [*find_names(prompt), *find_names(negative, what="negative prompt")]
+    # A <word> without an owner is a concept's name only where there are concepts.
+    certain = any(name.certain for name in names) or bool(names and session.registry_url)
+    registry = session.open(read_only=True) if refs or certain else None
+    if tuned and not refs:
+        raise UsageError("--tuned goes with --concept: give the concepts that were tuned together")
+    composition = registry.resolve(*refs, tuned=tuned) if registry and refs else None
+    request = read_request(
+        Request(prompt, composition=composition, seed=seed, negative_prompt=negative), registry
+    )
+    composition = cast("Composition | None", request.composition)
     if source is None and registry and composition:
         source = registry.base(composition.base).source
     if source is None:
@@ -130,16 +148,12 @@ def command(
     from cones_registry.generation import (
         FailedPicturesError,
         Generator,
-        Request,
         encode_picture,
         recipe_of,
     )
 
     base = BaseModel.load(source, device=device, dtype=dtype)
-    requests = [
-        Request(prompt, composition=composition, seed=seed + number, negative_prompt=negative)
-        for number in range(count)
-    ]
+    requests = [replace(request, seed=seed + number) for number in range(count)]
     generator = Generator(base)
     settings: dict[str, Any] = {
         "steps": steps,

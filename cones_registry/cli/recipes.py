@@ -37,6 +37,7 @@ class Recipe:
     content: Mapping[str, Any]
     prompt: str | None
     negative_prompt: str | None
+    read: Mapping[str, str]
     seed: int | None
     steps: int | None
     guidance: float | None
@@ -66,6 +67,7 @@ class Recipe:
             content=content,
             prompt=_taken(content, "prompt", _is_text, "text"),
             negative_prompt=_taken(content, "negative_prompt", _is_text, "text"),
+            read=_taken(content, "read", _are_texts, "an object of texts") or {},
             seed=_taken(content, "seed", _is_whole, "a whole number"),
             steps=_taken(content, "steps", _is_whole, "a whole number"),
             guidance=_taken(content, "guidance", _is_number, "a number"),
@@ -95,6 +97,8 @@ class Recipe:
         pairs = {
             "prompt": self.prompt,
             "negative prompt": self.negative_prompt,
+            "read as": self.read.get("prompt"),
+            "negative read as": self.read.get("negative_prompt") or None,
             "drawn by": self.baseline and f"the rival {self.baseline}, trained for an evaluation",
             "seed": self.seed,
             "steps": self.steps,
@@ -107,7 +111,7 @@ class Recipe:
             "versions": ", ".join(f"{name}={version}" for name, version in self.versions.items()),
         }
         texts = {key: None if value is None else shown(str(value)) for key, value in pairs.items()}
-        first = ("prompt", "negative prompt")
+        first = ("prompt", "read as", "negative prompt", "negative read as")
         return {
             **{name: texts.pop(name) for name in first},
             "concepts": concepts,
@@ -123,7 +127,8 @@ class Recipe:
         missing += ["the ref of a concept"] * any(not each.get("ref") for each in self.concepts)
         if missing:
             return f"the recipe does not say {', '.join(missing)}"
-        words = [self.prompt, self.negative_prompt, *(each["ref"] for each in self.concepts)]
+        words = [self.prompt, self.negative_prompt, *self.read.values()]
+        words += [each["ref"] for each in self.concepts]
         if any(not _is_whole_text(word or "") for word in words):
             return "its words hold halves of characters"
         return None
@@ -133,13 +138,17 @@ class Recipe:
 
         source: what --base has to say; None where `generate` knows from the concepts.
         """
-        prompt = self.prompt or ""
+        # Names with exact versions where the prompt names concepts.
+        prompt = self.read.get("exact_prompt", self.prompt or "")
+        negative = self.read.get("exact_negative_prompt", self.negative_prompt or "")
         words = ["cones", "generate"]
         # What begins with a dash would be read as an option: it goes last, behind "--".
         last = ["--", prompt] if prompt.startswith("-") else []
         words += [] if last else [prompt]
         for concept in self.concepts:
-            words += ["-c", concept["ref"] or ""]
+            ref = concept["ref"] or ""
+            if f"<{ref}>" not in prompt and f"<{ref}>" not in negative:
+                words += ["-c", ref]
         words += ["--seed", str(self.seed), "--steps", str(self.steps)]
         words += ["--guidance", str(self.guidance)]
         if self.scheduler in SCHEDULERS:
@@ -149,8 +158,8 @@ class Recipe:
             words.append("--plain-unconditional")
         if self.size is not None:
             words += ["--size", *map(str, self.size)]
-        if self.negative_prompt:
-            words += ["--negative", self.negative_prompt]
+        if negative:
+            words += ["--negative", negative]
         if self.dtype != DEFAULT_DTYPE:
             words += ["--dtype", self.dtype or ""]
         if source is not None:

@@ -162,16 +162,7 @@ class _Demo:
         name = subject.name if scope == "subject" else f"{subject.name}-whole-prompt"
         self.say(f"learning {name} from {subject.folder.name}/*.png, scope {scope}")
         extraction = learn(extractor, subject, beside, scope=scope, steps=self.size.learning_steps)
-        return self.registry.push(
-            name,
-            extraction.mask,
-            base=self.base,
-            scope=scope,
-            tags=("demo", subject.noun),
-            token=subject.token,
-            class_noun=subject.noun,
-            provenance=extraction.provenance,
-        )
+        return self.registry.push(name, extraction, tags=("demo", subject.noun))
 
     def _subject(
         self, subject: Subject, concept: Concept, whole: Concept, strips: list[Strip]

@@ -202,7 +202,9 @@ def _recipe(path: Path) -> Mapping[str, Any]:
 def _without_tokens(recipe: Mapping[str, Any]) -> str:
     """The prompt of a recipe without placeholders: they mean nothing to an embedder."""
     tokens = {str(each.get("token") or "").casefold() for each in recipe.get("concepts", ())}
-    words: Sequence[str] = str(recipe.get("prompt", "")).split()
+    read = recipe.get("read")
+    prompt = read.get("prompt", "") if isinstance(read, dict) else recipe.get("prompt", "")
+    words: Sequence[str] = str(prompt).split()
     return " ".join(word for word in words if word.casefold() not in tokens)
 
 

@@ -56,9 +56,10 @@ class Item:
     seed: int
     count: int
 
-    def prompt(self, kind: Words) -> str:
-        """The prompt in words."""
-        named = {subject.name: subject.words(kind) for subject in self.subjects}
+    def prompt(self, kind: Words, named: Mapping[str, str] | None = None) -> str:
+        """The prompt in words; ``named``: what to write for some subjects instead."""
+        words = {subject.name: subject.words(kind) for subject in self.subjects}
+        named = words | dict(named or {})
         return _SLOT.sub(lambda found: named[found[1]], self.template)
 
     def picture_names(self) -> list[str]:

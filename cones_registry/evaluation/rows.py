@@ -91,6 +91,15 @@ class Row:
         together = (self.tuned or {}).get(frozenset(names))
         return [self.concepts[name] for name in names] if together is None else list(together)
 
+    def names(self, subjects: Iterable[EvaluatedSubject]) -> dict[str, str]:
+        """Subject -> ``<ref>`` in the prompt, for subjects that the plan knows no token of."""
+        chosen = list(subjects)
+        if self.concepts is None or frozenset(each.name for each in chosen) in (self.tuned or {}):
+            return {}
+        return {
+            each.name: f"<{self.concepts[each.name]}>" for each in chosen if not each.token.strip()
+        }
+
     @property
     def folder(self) -> str:
         """A file name for the row: ``gates/subject`` -> ``gates-subject``."""

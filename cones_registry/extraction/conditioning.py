@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,17 +101,17 @@ def check_token(base: BaseModel, token: str) -> None:
         raise UsageError(f"token {token!r} is not one word. Take a rare one, such as 'sks'")
     with base.lock:
         for tokenizer in base.tokenizers:
-            pieces = tokenizer.tokenize(token)
-            # Special tokens include the one for unknown words.
-            if len(pieces) == 1 and pieces[0] not in tokenizer.all_special_tokens:
+            if _is_entry(tokenizer, token):
                 continue
+            pieces = tokenizer.tokenize(token)
             if _is_sentencepiece(tokenizer) and pieces:
                 continue  # rare words are several pieces there; rows are found by character
-            free = [word for word in _RARE_WORDS if len(tokenizer.tokenize(word)) == 1]
+            free = [word for word in _RARE_WORDS if _is_entry(tokenizer, word)]
             hint = f"such as {', '.join(map(repr, free[:4]))}" if free else "of its vocabulary"
             raise UsageError(
                 f"token {token!r} is no single entry of this model's tokenizer, which reads it as "
-                f"{' + '.join(map(repr, pieces)) or 'nothing'}. Take one rare word it knows, {hint}"
+                f"{' + '.join(map(repr, pieces)) or 'nothing'}. Take one rare word it knows, "
+                f"{hint}, or leave it out"
             )
 
 
@@ -118,6 +119,45 @@ def _is_sentencepiece(tokenizer: Any) -> bool:
     return "clip" not in type(tokenizer).__name__.lower()
 
 
+def free_token(base: BaseModel, *, avoid: Collection[str] = ()) -> str:
+    """A rare word that ``base`` can learn a subject by, as ``check_token`` has it.
+
+    avoid: words to pass over, as long as there are others.
+    Raises UsageError if the tokenizers share no such word.
+    """
+    taken = {word.casefold() for word in avoid}
+    with base.lock:
+        strict = [each for each in base.tokenizers if not _is_sentencepiece(each)]
+        if not strict:  # they tell words in pieces apart
+            return next((word for word in _RARE_WORDS if word not in taken), _RARE_WORDS[0])
+        first, *others = strict
+        words = [word for word in _RARE_WORDS if _is_entry(first, word)]
+        if taken.issuperset(words):
+            words += _rare_entries(first)
+        words = [word for word in words if all(_is_entry(each, word) for each in others)]
+    if not words:
+        raise UsageError(
+            "this model's tokenizers have no rare word in common. Give the token, a word of their "
+            "vocabulary that means nothing"
+        )
+    return next((word for word in words if word not in taken), words[0])
+
+
+def _is_entry(tokenizer: Any, word: str) -> bool:
+    """Whether a tokenizer has a word as one entry of its own, and not as the unknown one."""
+    pieces = tokenizer.tokenize(word)
+    return len(pieces) == 1 and pieces[0] not in tokenizer.all_special_tokens
+
+
+def _rare_entries(tokenizer: Any) -> list[str]:
+    """Short entries that can hardly be words, having no vowel; those that came last first."""
+    numbered = sorted(tokenizer.get_vocab().items(), key=lambda entry: -entry[1])
+    words = (piece.removesuffix("</w>").lstrip("▁Ġ") for piece, _ in numbered)
+    rare = (word for word in words if _CONSONANTS.fullmatch(word))
+    return [word for word in rare if _is_entry(tokenizer, word)]
+
+
+_CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{3,4}")
 _RARE_WORDS = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm", "olis", "pll", "ucd")
 
 

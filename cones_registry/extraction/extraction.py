@@ -10,6 +10,7 @@ from cones_registry.errors import UsageError
 from cones_registry.extraction.target import highest
 
 if TYPE_CHECKING:
+    from cones_registry.base_model import ModelIdentity
     from cones_registry.extraction.target import Scores
     from cones_registry.mask import ConceptMask
     from cones_registry.record import Provenance, Scope
@@ -23,7 +24,7 @@ class Extraction:
     token, class_noun: the words it answers to, "sks" and "dog".
     provenance: how it was made; history: its loss curve (the same as in the provenance).
     scores: what the neurons were chosen by, layer name -> float32 [out, in]; not stored with the
-        mask; None if dropped.
+        mask; None if dropped. base: the base model it was learnt on.
     """
 
     mask: ConceptMask
@@ -33,11 +34,32 @@ class Extraction:
     provenance: Provenance
     history: tuple[Mapping[str, Any], ...] = ()
     scores: Scores | None = None
+    base: ModelIdentity | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Extraction({self.token!r} {self.class_noun!r}, scope {self.scope}, "
+            f"method {self.provenance.method}, {self.mask!r})"
+        )
 
     @property
     def density(self) -> float:
         """Share of the base model's K/V weights that the mask shuts."""
         return self.mask.density
+
+    def pushes(self, ref: str) -> list[dict[str, Any]]:
+        """What ``registry.push(ref, extraction)`` keeps: the mask, with all that belongs to it."""
+        return [
+            {
+                "ref": ref,
+                "mask": self.mask,
+                "base": self.base,
+                "scope": self.scope,
+                "token": self.token,
+                "class_noun": self.class_noun,
+                "provenance": self.provenance,
+            }
+        ]
 
     def record(self, base: str, *, tags: Sequence[str] = (), note: str = "") -> dict[str, Any]:
         """What a mask file says of it under ``concept`` in its footer (schema/mask.md).

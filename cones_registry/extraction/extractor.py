@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from cones_registry.base_model.versions import library_versions
 from cones_registry.digest import quote
 from cones_registry.errors import LimitExceededError, UsageError
 from cones_registry.extraction.batches import Batches
-from cones_registry.extraction.conditioning import require_learnable
+from cones_registry.extraction.conditioning import free_token, require_learnable
 from cones_registry.extraction.cones import Cones
 from cones_registry.extraction.extraction import Extraction
 from cones_registry.extraction.first_order import FirstOrder
@@ -58,8 +58,9 @@ class Extractor:
         self,
         images: Sources,
         *,
-        token: str,
         class_noun: str,
+        token: str | None = None,
+        avoid_tokens: Collection[str] = (),
         method: str | Method = "gates",
         scope: Scope = "subject",
         density: float | None = None,
@@ -74,11 +75,15 @@ class Extractor:
     ) -> Extraction:
         """Learn which K/V weights to shut so that "``token`` ``class_noun``" draws the subject.
 
+        In prompts the concept goes by the name it is pushed under, so its token need not be known.
+
         images: a folder, files or PIL images of the subject; three to five are enough.
             ``dog1.txt`` beside ``dog1.png`` is its caption, with ``{}`` for the subject:
             "a {} on a beach", or "at left a {}|on white" (see ``Caption``).
-        token: a word that means nothing yet and is one entry of the tokenizer ("sks").
         class_noun: what the subject is one of ("dog").
+        token: a word that means nothing yet and is one entry of the tokenizer ("sks"); left out,
+            one that the tokenizers know is taken.
+        avoid_tokens: words not to take, such as those of concepts it is to be combined with.
         method: "gates", "quick-gates", "cones", "first-order", or a ``Method`` with
             hyper-parameters of its own.
         scope: "subject" or "prompt": at which rows of K and V the mask acts.
@@ -109,6 +114,7 @@ class Extractor:
         check_seed(seed)
         if scope not in SCOPES:
             raise UsageError(f"unknown scope {quote(scope)}. Expected one of {', '.join(SCOPES)}")
+        token = token or free_token(self.base, avoid=avoid_tokens)
         materials = Materials.gather(
             self.base,
             images,
@@ -117,7 +123,10 @@ class Extractor:
             prompts=prompts,
             companions=companions,
         )
-        with reporting(progress, f"{chosen.name} {materials.name}") as on_step:
+        with (
+            self.base.frozen(),
+            reporting(progress, f"{chosen.name} {materials.name}") as on_step,
+        ):
             loss = self._loss(materials, settings, scope, chosen.batch_size, seed)
             learnt = chosen.learn(loss, target=target, on_step=on_step)
         if learnt.mask.density > max_density:
@@ -152,6 +161,7 @@ class Extractor:
             provenance,
             learnt.history,
             learnt.scores,
+            self.base.identity,
         )
 
     def tune(
@@ -181,7 +191,8 @@ class Extractor:
         if steps is not None:
             tuning = replace(tuning, steps=steps)
         check_seed(seed)
-        with reporting(progress, f"tune {len(composition.members)} concepts") as on_step:
+        title = f"tune {len(composition.members)} concepts"
+        with self.base.frozen(), reporting(progress, title) as on_step:
             return tune(
                 self.base,
                 self.schedule,

@@ -8,16 +8,26 @@ from cones_registry.generation.recipe import (
     read_recipe,
     recipe_of,
 )
-from cones_registry.generation.request import Request
+from cones_registry.generation.request import (
+    ConceptSource,
+    Reading,
+    Request,
+    read_prompts,
+    read_request,
+)
 from cones_registry.generation.schedulers import SCHEDULERS
 
 __all__ = [
     "RECIPE_FORMAT",
     "SCHEDULERS",
+    "ConceptSource",
     "FailedPicturesError",
     "Generator",
+    "Reading",
     "Request",
     "encode_picture",
+    "read_prompts",
     "read_recipe",
+    "read_request",
     "recipe_of",
 ]

@@ -18,7 +18,13 @@ from cones_registry.errors import UsageError
 from cones_registry.generation.failed import FailedPicturesError
 from cones_registry.generation.parts import Branches, branches
 from cones_registry.generation.preview import PreviewCallback, StepCallback
-from cones_registry.generation.request import Request, check_base
+from cones_registry.generation.request import (
+    ConceptSource,
+    Request,
+    check_base,
+    check_unknown,
+    read_request,
+)
 from cones_registry.generation.schedulers import check_scheduler, fresh_scheduler
 from cones_registry.generation.settings import (
     Settings,
@@ -41,9 +47,11 @@ _MAX_TOLD = 10_000  # prompts whose end that is not read is remembered
 class Generator:
     """Draws requests with one base model. Safe to share between threads."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, *, registry: ConceptSource | None = None) -> None:
+        """base: draws. registry: where concepts that prompts name are looked up."""
         self.base = base
         self._told: dict[str, str] = {}  # prompt -> its end that is not read
+        self.registry = registry
 
     @property
     def takes_on_step(self) -> bool:
@@ -56,7 +64,7 @@ class Generator:
         The log tells of it when the request is drawn, unless it was asked for here before.
         max_sequence_length: what the stock pipeline is told, where it takes that.
         """
-        prompt = request.prompt
+        prompt = request.text
         if prompt not in self._told:
             if len(self._told) >= _MAX_TOLD:
                 self._told.clear()
@@ -101,8 +109,9 @@ class Generator:
 
         Without a mask the picture is the stock pipeline's for the same seed.
         Raises BaseModelMismatchError before any work if a mask was made for another model,
-        NotFoundError if a prompt does not name a subject, UsageError for wrong settings, a
-        scheduler that cannot use what the model predicts, or more steps than it was trained with.
+        NotFoundError if a prompt does not name a subject, or names a concept that is not there,
+        UsageError for wrong settings, a scheduler that cannot use what the model predicts, or more
+        steps than it was trained with.
         Raises FailedPicturesError, which holds the others, when all are drawn and some are no
         pictures: their numbers overflowed, or the model's safety checker blacked them out.
         """
@@ -207,9 +216,10 @@ class Generator:
             pipeline_arguments=pipeline_arguments,
         )
         check_settings(self.base.pipeline, settings, batch_size)
-        requests = list(requests)
+        requests = [read_request(request, self.registry) for request in requests]
         for request in requests:
             check_base(request, self.base)
+            check_unknown(request, self.base)
         rows = row_count(self.base, pipeline_arguments.get("max_sequence_length"))
         self._tell_unread(requests, pipeline_arguments.get("max_sequence_length"))
         planned = [
@@ -230,13 +240,13 @@ class Generator:
 
     def _tell_unread(self, requests: list[Request], max_sequence_length: int | None) -> None:
         for request in requests:
-            if request.prompt in self._told:
+            if request.text in self._told:
                 continue
             unread = self.unread(request, max_sequence_length)
             if unread:
                 _LOGGER.warning(
                     "the text encoder does not read the end of the prompt %r: %r",
-                    request.prompt,
+                    request.text,
                     unread,
                 )
 
@@ -296,9 +306,9 @@ class Generator:
         base = self.base
         scheduler = fresh_scheduler(base.pipeline.scheduler, settings.scheduler)
         view = pipeline_view(base, denoiser, scheduler, progress=settings.progress)
-        negatives = [request.negative_prompt for request in requests]
+        negatives = [request.negative_text for request in requests]
         arguments = {
-            "prompt": [request.prompt for request in requests],
+            "prompt": [request.text for request in requests],
             "num_inference_steps": settings.steps,
             "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in requests],
             "output_type": "pil",
@@ -348,7 +358,7 @@ def _uniform_negatives(requests: list[Request], pipeline: Any) -> list[list[int]
     if not getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
         return [numbers]
     groups = [
-        [number for number in numbers if bool(requests[number].negative_prompt) is negative]
+        [number for number in numbers if bool(requests[number].negative_text) is negative]
         for negative in (False, True)
     ]
     return [group for group in groups if group]

@@ -45,6 +45,7 @@ def recipe_of(
         "format": RECIPE_FORMAT,
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
+        "read": _read(request),
         "seed": request.seed,
         "steps": base.defaults.steps if steps is None else steps,
         "guidance": base.defaults.guidance_scale if guidance_scale is None else guidance_scale,
@@ -66,6 +67,20 @@ def recipe_of(
             for member in concepts
         ],
         "versions": library_versions(),
+    }
+
+
+def _read(request: Request) -> dict[str, str] | None:
+    """What was read of prompts that name concepts; None where they were read as written."""
+    reading = request.reading
+    written = (request.prompt, request.negative_prompt)
+    if reading is None or (reading.prompt.text, reading.negative_prompt.text) == written:
+        return None
+    return {
+        "prompt": reading.prompt.text,
+        "negative_prompt": reading.negative_prompt.text,
+        "exact_prompt": reading.prompt.pinned,
+        "exact_negative_prompt": reading.negative_prompt.pinned,
     }
 
 

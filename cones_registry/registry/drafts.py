@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final, Protocol, get_args
 
 import numpy.typing as npt
 
@@ -122,15 +122,36 @@ class Draft:
         return self.record
 
 
-def parse_push(item: Any) -> Push:
-    """A ``Push``, ``(ref, mask)``, ``(ref, mask, {options})`` or a dict of arguments as a Push."""
+class Pushable(Protocol):
+    """What knows by itself how it is kept: an `Extraction`, a `Tuning`."""
+
+    def pushes(self, ref: str) -> list[dict[str, Any]]:
+        """`push`'s arguments for each mask of it."""
+        ...
+
+
+def parse_pushes(item: Any) -> list[Push]:
+    """The pushes that an item of `push_many` stands for.
+
+    item: a `Push`, `(ref, mask)`, `(ref, mask, {options})` or `{"ref": …, "mask": …, …}`; in place
+    of the mask a `Pushable`, whose own options hold where none are given.
+    """
     try:
         if isinstance(item, Push):
-            return item
-        if isinstance(item, Mapping):
-            return Push(**item)
+            return [item]
+        options: dict[str, Any] = {}
         if isinstance(item, tuple | list) and len(item) in (2, 3):
-            return Push(item[0], item[1], **(item[2] if len(item) == 3 else {}))
+            options = dict(item[2]) if len(item) == 3 else {}
+            options.update(ref=item[0], mask=item[1])
+        elif isinstance(item, Mapping):
+            options = dict(item)
+        what: Any = options.get("mask")
+        if what is not None and hasattr(what, "pushes"):
+            ref = str(options.pop("ref"))
+            del options["mask"]
+            return [Push(**own | options) for own in what.pushes(ref)]
+        if options:
+            return [Push(**options)]
     except TypeError as error:
         raise UsageError(f"cannot push this item: {error}") from error
     raise UsageError(

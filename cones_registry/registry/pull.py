@@ -17,7 +17,7 @@ from cones_registry.registry.bases import Bases
 from cones_registry.registry.cold import MOST_CONCEPTS, look_up
 from cones_registry.registry.find import AnyRef, as_ref, find_versions
 from cones_registry.registry.session import Session
-from cones_registry.resolver.weighting import no_scores
+from cones_registry.weighting import no_scores
 
 
 class MissingBlobError(CorruptDataError):

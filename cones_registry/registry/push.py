@@ -26,7 +26,7 @@ from cones_registry.errors import (
 from cones_registry.record import Concept, Record, concept_from
 from cones_registry.registry import claims
 from cones_registry.registry.bases import Bases
-from cones_registry.registry.drafts import Draft, make_draft, parse_push
+from cones_registry.registry.drafts import Draft, make_draft, parse_pushes
 from cones_registry.registry.quotas import Added, Quotas
 from cones_registry.registry.session import Session
 from cones_registry.store import KeyExistsError
@@ -69,7 +69,7 @@ class Pusher:
     def push_many(self, items: Iterable[object], *, verb: str = "") -> list[Concept]:
         """Push several masks in one commit: all become visible at once, or none."""
         self._session.require_writable()
-        pushes = [parse_push(item) for item in items]
+        pushes = [push for item in items for push in parse_pushes(item)]
         if not pushes:
             return []
         if len(pushes) > MAX_EVENTS:

@@ -26,7 +26,7 @@ from cones_registry.registry.aliases_and_tags import Changes
 from cones_registry.registry.bases import Base, Bases
 from cones_registry.registry.check import Checker, CheckReport
 from cones_registry.registry.compaction import CompactReport
-from cones_registry.registry.drafts import Push
+from cones_registry.registry.drafts import Pushable
 from cones_registry.registry.find import NEWEST_FIRST, AnyRef, as_ref, find
 from cones_registry.registry.mask_files import CachedBlob
 from cones_registry.registry.prune import PrunePlan
@@ -40,8 +40,8 @@ from cones_registry.registry.statistics import Statistics, statistics
 from cones_registry.registry.tuned import tuned_for
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
 from cones_registry.resolver.sketch import FORMAT
-from cones_registry.resolver.weighting import check_weight, parse_weighted
 from cones_registry.store import Store, open_store
+from cones_registry.weighting import check_weight, parse_weighted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,6 +145,10 @@ class Registry:
         """Whether changes are refused."""
         return self._session.read_only
 
+    def __repr__(self) -> str:
+        mode = ", read only" if self.read_only else ""
+        return f"Registry({self.url!r}{mode})"
+
     def close(self) -> None:
         """Close the local copy."""
         self._session.close()
@@ -165,10 +169,10 @@ class Registry:
     def push(
         self,
         ref: str | Ref,
-        mask: ConceptMask,
+        mask: ConceptMask | Pushable,
         *,
         base: Any = None,
-        scope: Scope = "prompt",
+        scope: Scope | None = None,
         tags: Sequence[str] = (),
         note: str = "",
         token: str | None = None,
@@ -180,12 +184,16 @@ class Registry:
     ) -> Concept:
         """Keep a mask as the next version of a concept.
 
+        An `Extraction` or a `Tuning` brings along what belongs to it: base, scope, words,
+        provenance; what is given here takes its place. Of a `Tuning` with several masks the first
+        one's version is returned; they are pushed together.
+
         Args:
             ref: `[owner/]name`.
-            mask: what is kept.
+            mask: what is kept: a mask, an `Extraction` or a `Tuning`.
             base: what the mask was made for: a BaseModel or its fingerprint. None: the layer table
                 alone is recorded, the weights are not pinned.
-            scope: where it acts: "prompt" or "subject".
+            scope: where it acts: "prompt" (None of a bare mask) or "subject".
             tags, note: to find it again.
             token, class_noun: the placeholder and the class word it was learnt with.
             provenance: how it was made.
@@ -203,28 +211,27 @@ class Registry:
             ConflictError: `key` was used with another mask, or its version was removed since.
             StoreUnavailableError: the store does not answer; repeat the same push.
         """
-        item = Push(
-            str(ref),
-            mask,
-            base,
-            scope,
-            tags,
-            note,
-            token,
-            class_noun,
-            provenance,
-            key,
-            scores,
-            previews,
-        )
-        return self._pusher.push_many([item])[0]
+        given = {
+            "base": base,
+            "scope": scope,
+            "tags": tags,
+            "note": note,
+            "token": token,
+            "class_noun": class_noun,
+            "provenance": provenance,
+            "key": key,
+            "scores": scores,
+            "previews": previews,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
+        return self._pusher.push_many([(str(ref), mask, options)])[0]
 
     def push_many(self, items: Iterable[Any]) -> list[Concept]:
         """Push several masks in one commit: all become visible at once, or none.
 
         Args:
             items: `Push` objects, `(ref, mask)`, `(ref, mask, {options})` or dicts of `push`'s
-                arguments.
+                arguments; an `Extraction` or a `Tuning` may stand for a mask.
 
         Raises:
             As `push`; nothing is pushed then.
@@ -355,13 +362,19 @@ class Registry:
         return run_query(self._session.fresh(), sql, params, timeout=timeout, as_text=as_text)
 
     def resolve(
-        self, *refs: AnyRef, max_density: float = DEFAULT_MAX_DENSITY, tuned: bool = False
+        self,
+        *refs: AnyRef,
+        named: Sequence[AnyRef] = (),
+        max_density: float = DEFAULT_MAX_DENSITY,
+        tuned: bool = False,
     ) -> Composition:
         """What several concepts come to; the order of the refs does not matter.
 
         Args:
             refs: `"alice/dog"`, or `"alice/dog*0.7"`: only the 70 % of its neurons that rank
                 highest; for concepts that were pushed with scores.
+            named: concepts whose places in the prompt are known, because they are named there
+                (`generation.read_request`): they may share a token with others.
             max_density: largest share of the neurons that all together may shut.
             tuned: where joint tuning made masks for exactly these (`Extractor.tune`), and they were
                 pushed, resolve to those; else to the concepts themselves.
@@ -373,16 +386,18 @@ class Registry:
                 `cones_registry.resolver.resolve`.
         """
         state = self._session.fresh() if tuned else self._session.fresh_unless_cold()
-        weighted = [parse_weighted(ref) if isinstance(ref, str) else (ref, 1.0) for ref in refs]
-        wanted = [(as_ref(ref, self.default_owner), weight) for ref, weight in weighted]
+        wanted = [self._weighted(ref) for ref in refs]
+        placed = [self._weighted(ref) for ref in named]
 
         def make() -> Composition:
-            found = self._puller.pull(state, [ref for ref, _ in wanted])
+            every = (*wanted, *placed)
+            found = self._puller.pull(state, [ref for ref, _ in every])
             members = [
                 Member(concept, self._puller.share(concept, mask, weight), weight)
-                for (concept, mask), (_, weight) in zip(found, wanted, strict=True)
+                for (concept, mask), (_, weight) in zip(found, every, strict=True)
             ]
-            composition = resolve(members, max_density=max_density)
+            count = len(wanted)
+            composition = resolve(members[:count], named=members[count:], max_density=max_density)
             if not tuned:
                 return composition
             candidates = find(self._session.state(), method=TUNED, base=composition.base)
@@ -390,8 +405,13 @@ class Registry:
             pairs = self._puller.pull(state, derived)
             return resolve(pairs, max_density=max_density) if derived else composition
 
-        key = (frozenset(wanted), max_density, tuned)
+        key = (frozenset(wanted), frozenset(placed), max_density, tuned)
         return make() if state is None else self._session.memory.composition(state, key, make)
+
+    def _weighted(self, ref: AnyRef) -> tuple[Ref, float]:
+        """`REF*WEIGHT` in its two parts."""
+        plain, weight = parse_weighted(ref) if isinstance(ref, str) else (ref, 1.0)
+        return as_ref(plain, self.default_owner), weight
 
     def similar(self, ref: AnyRef, limit: int = 10) -> list[Similar]:
         """The concepts whose masks have most in common with one version's, the most alike first.

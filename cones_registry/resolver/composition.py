@@ -15,7 +15,7 @@ from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 from cones_registry.record import Concept, Scope
 from cones_registry.resolver.counting import OverlapCounts, count_overlaps
-from cones_registry.resolver.weighting import format_weighted
+from cones_registry.weighting import format_weighted
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,18 @@ class Composition:
     density: float
     density_by_layer: Mapping[str, float] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Composition({', '.join(self.refs)}: {self.density:.2%} of "
+            f"{self.table.neuron_count:,} neurons, base {self.base[:19]}…)"
+        )
+
     @property
     def refs(self) -> tuple[str, ...]:
-        """The concepts, sorted; `resolve` of them gives this composition again."""
+        """The concepts, sorted; `resolve` of them gives this composition again.
+
+        (Of those that were only named in a prompt, `resolve(named=…)`.)
+        """
         return tuple(member.ref for member in self.members)
 
     @property

@@ -15,7 +15,7 @@ from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 from cones_registry.record import Concept
 from cones_registry.resolver.composition import Composition, Member, Part, density_of
-from cones_registry.resolver.weighting import check_weight
+from cones_registry.weighting import check_weight
 
 DEFAULT_MAX_DENSITY: Final = 0.5
 """Largest share of the layer table that a composition may shut, unless the caller says otherwise.
@@ -36,6 +36,7 @@ class DensityLimitError(LimitExceededError):
 def resolve(
     concepts: Iterable[tuple[Concept, ConceptMask] | Member],
     *,
+    named: Iterable[tuple[Concept, ConceptMask] | Member] = (),
     max_density: float = DEFAULT_MAX_DENSITY,
 ) -> Composition:
     """The composition of concepts, the same for every order of them.
@@ -43,6 +44,8 @@ def resolve(
     Args:
         concepts: (record, mask) of each, or a Member where a weight is not 1; one named twice
             counts once.
+        named: those that a prompt names; as their places are known, they may share tokens, and
+            one of scope ``subject`` may be there with several weights.
         max_density: largest share of the table's neurons that all masks together may shut, (0, 1].
 
     Raises:
@@ -53,9 +56,10 @@ def resolve(
     """
     if not 0 < max_density <= 1:
         raise UsageError(f"max_density is {max_density}; expected a share above 0 and up to 1")
-    members = _members(concepts)
+    searched = _members(concepts)
+    members = _with_named(searched, named)
     _require_one_base(members)
-    _reject_token_clashes(members)
+    _reject_token_clashes(searched)
     base, table = members[0].concept.base, members[0].mask.table
     parts = (*_merged(members), *_scoped(members))
     density, density_by_layer = density_of(table, [part.mask for part in parts])
@@ -83,9 +87,23 @@ def _members(concepts: Iterable[tuple[Concept, ConceptMask] | Member]) -> tuple[
                 f"{member.concept.ref} is named with the weights {other.weight:g} and "
                 f"{member.weight:g}; name it once"
             )
+    return tuple(member for _, member in sorted(chosen.items()))
+
+
+def _with_named(
+    searched: tuple[Member, ...], named: Iterable[tuple[Concept, ConceptMask] | Member]
+) -> tuple[Member, ...]:
+    """All concepts, sorted; each once with each of its weights."""
+    chosen = {(member.concept.ref, member.weight): member for member in searched}
+    for each in named:
+        member = each if isinstance(each, Member) else Member(*each)
+        check_weight(member.weight, member.ref)
+        chosen.setdefault((member.concept.ref, member.weight), member)
     if not chosen:
         raise UsageError("nothing to resolve; name at least one concept")
-    return tuple(member for _, member in sorted(chosen.items()))
+    members = tuple(member for _, member in sorted(chosen.items()))
+    _members(member for member in members if member.concept.scope == "prompt")
+    return members
 
 
 def _require_one_base(members: tuple[Member, ...]) -> None:

@@ -11,7 +11,11 @@ PROJECT_TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
 PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
 BUILD: list[str] = tomllib.loads(PROJECT_TEXT)["build-system"]["requires"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-REQUIREMENTS = [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+GROUPS: dict[str, list[str]] = tomllib.loads(PROJECT_TEXT)["dependency-groups"]
+REQUIREMENTS = [
+    *PROJECT["dependencies"],
+    *(each for chosen in (*EXTRAS.values(), *GROUPS.values()) for each in chosen),
+]
 
 
 def canonical(requirement: str) -> str:
@@ -46,9 +50,8 @@ def test_the_doctor_knows_every_extra_and_the_failures_know_every_module() -> No
     from cones_registry.cli.doctor import EXTRAS as KNOWN
     from cones_registry.cli.failures import EXTRA_OF_MODULE
 
-    users = set(EXTRAS) - {"bench", "check", "test"}
-    assert set(KNOWN) == users
-    assert set(EXTRA_OF_MODULE.values()) == users
+    assert set(KNOWN) == set(EXTRAS)
+    assert set(EXTRA_OF_MODULE.values()) == set(EXTRAS)
     for extra, (_, packages) in KNOWN.items():
         assert {canonical(each) for each in EXTRAS[extra]} == {canonical(p) for p in packages}
     assert {canonical(each) for each in CORE} == {
@@ -56,7 +59,16 @@ def test_the_doctor_knows_every_extra_and_the_failures_know_every_module() -> No
     }
 
 
+def test_developers_tools_are_not_published() -> None:
+    assert set(GROUPS) == {"bench", "check", "test"}
+    assert not set(GROUPS) & set(EXTRAS)
+
+
 def test_the_versions_of_the_package_agree() -> None:
     import cones_registry
 
     assert cones_registry.__version__ == PROJECT["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    newest = re.search(r"^## (\S+)", changes, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == PROJECT["version"]

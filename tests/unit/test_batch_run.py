@@ -241,6 +241,69 @@ def test_alias_that_moves_in_between_changes_nothing_in_the_run(
     assert files(tmp_path / "new") != files(tmp_path / "whole")
 
 
+NAMED = [
+    {"prompt": "<alice/dog:prod> and <bob/dog>", "seed": 1, "steps": 2},
+    {"prompt": "a sks dog and V1 star", "concepts": ["alice/dog:prod", "alice/star"], "steps": 2},
+    {"prompt": "a <alice/dog:prod> and V1 star", "concepts": ["alice/star"], "steps": 2},
+    {"prompt": "a <alice/style> dog <3", "negative_prompt": "<bob/dog>", "steps": 2},
+]
+
+
+def test_lines_name_concepts_and_an_alias_that_moves_changes_nothing(
+    tiny_pipeline_folder: Path,
+    tiny_base: BaseModel,
+    registry: Registry,
+    random_mask: MakeMask,
+    tmp_path: Path,
+) -> None:
+    table, words = tiny_base.layer_table, {"token": "sks", "class_noun": "dog"}
+    mask = random_mask(table, seed=4, density=0.1)
+    registry.push("bob/dog", mask, base=tiny_base, scope="subject", **words)
+    run(tiny_pipeline_folder, registry, tmp_path / "whole", NAMED)
+    with pytest.raises(Interrupted):
+        engine = StoppingEngine(registry, 0)
+        run(tiny_pipeline_folder, registry, tmp_path / "out", NAMED, engine=engine)
+    other = random_mask(table, seed=77, density=0.1)
+    registry.push("alice/dog", other, base=tiny_base, scope="subject", **words)
+    registry.alias("alice/dog:2", "prod")
+    registry.push("local/3", other, base=tiny_base)
+    run(tiny_pipeline_folder, registry, tmp_path / "out", NAMED)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+    index = pq.read_table(tmp_path / "out" / "index.parquet").to_pylist()
+    assert [row["refs"] for row in index] == [
+        ["alice/dog:1", "bob/dog:1"],
+        ["alice/dog:1", "alice/star:1"],
+        ["alice/star:1", "alice/dog:1"],
+        ["alice/style:1", "bob/dog:1"],
+    ]
+    assert index[0]["prompt"] == "<alice/dog:prod> and <bob/dog>"
+    pictures = sorted((tmp_path / "out" / "pictures").iterdir())
+    recipe = read_recipe(pictures[0])
+    assert recipe["read"]["prompt"] == "sks dog and sks dog"
+    assert recipe["read"]["exact_prompt"] == "<alice/dog:1> and <bob/dog:1>"
+    # Named or given with its words, it is the same picture.
+    second, third = (np.asarray(Image.open(picture)) for picture in pictures[1:3])
+    assert np.array_equal(second, third)
+
+
+def test_lines_whose_names_are_none_are_bad_lines(
+    tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
+) -> None:
+    jobs = [
+        {"prompt": "a <alice/cat>"},
+        {"prompt": "a <alice/dog"},
+        {"prompt": "a dog", "negative_prompt": "<alice/style>"},
+        {"prompt": "a <alice/dog*0.5>"},
+        {"prompt": "<lora:x:1> i <3 dogs"},
+    ]
+    with pytest.raises(BadJobsError) as caught:
+        run(tiny_pipeline_folder, registry, tmp_path / "out", jobs)
+    assert [line.line for line in caught.value.lines] == [1, 2, 3, 4]
+    assert "<alice/cat> at column 3 of the prompt" in str(caught.value)
+    assert "'<alice/dog' at column 3 of the prompt has no '>'" in str(caught.value)
+
+
 def test_every_bad_line_is_reported_before_anything_is_written(
     tiny_pipeline_folder: Path,
     tiny_base: BaseModel,

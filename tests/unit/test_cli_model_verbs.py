@@ -76,6 +76,25 @@ def test_photos_become_a_concept_and_the_concept_a_picture(
     assert cli.run(["show", str(run / "pictures" / "000001-001.png"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == recipe
 
+    # The concept's name in the prompt is its words and its rows.
+    named = tmp_path / "named.png"
+    drawn = ["generate", "a photo of <alice/dog>", *base, "--steps", "2", "--seed", "5"]
+    assert cli.run([*drawn, "--out", str(named)]) == 0
+    capsys.readouterr()
+    assert Image.open(named).tobytes() == Image.open(second).tobytes()
+    assert cli.run(["show", str(named)]) == 0
+    said = capsys.readouterr().out
+    assert "a photo of <alice/dog>" in said
+    assert "cones generate 'a photo of <alice/dog:1>' --seed 5" in said
+    assert cli.run(["generate", "a <alice/cat>", *base]) == 10
+    assert "<alice/cat> at column 3 of the prompt" in capsys.readouterr().err
+
+    # No token has to be thought of, and two concepts may have the same.
+    pushed = ["--push", "bob/cat"]
+    assert cli.run(["extract", str(photos), "--class-noun", "dog", *base, *how, *pushed]) == 0
+    both = ["generate", "a <alice/dog> and <bob/cat>", *base, "--steps", "2"]
+    assert cli.run([*both, "--out", str(tmp_path / "both.png")]) == 0
+
     # The file alone, pushed by hand, is the same concept.
     assert cli.run(["push", "alice/again", str(file)]) == 0
     capsys.readouterr()

@@ -100,6 +100,22 @@ def test_the_base_model_is_named_where_no_registry_knows_where_it_is_from(
     assert again(show("-r", str(tmp_path / "none"))[1]).endswith("--base MODEL")
 
 
+def test_a_prompt_that_names_concepts_is_shown_as_read_and_drawn_with_exact_versions(
+    show: Show,
+) -> None:
+    read = {
+        "prompt": "a photo of sks dog",
+        "negative_prompt": "",
+        "exact_prompt": "a photo of <alice/dog:1>",
+        "exact_negative_prompt": "",
+    }
+    star = CONCEPT | {"ref": "bob/star:2"}
+    out = show(prompt="a photo of <alice/dog:prod>", read=read, concepts=[CONCEPT, star])[1]
+    assert "a photo of <alice/dog:prod>" in out
+    assert "a photo of sks dog" in out
+    assert again(out).startswith("cones generate 'a photo of <alice/dog:1>' -c bob/star:2 --seed 5")
+
+
 def test_a_picture_that_generate_cannot_draw_says_why(show: Show) -> None:
     for changes, reason in (
         ({"baseline": "dreambooth", "concepts": []}, "a model that dreambooth trained"),
@@ -134,6 +150,7 @@ def test_a_picture_that_generate_cannot_draw_says_why(show: Show) -> None:
         {"concepts": [{"ref": 1}]},
         {"mask_unconditional": "yes"},
         {"base": {}},
+        {"read": "a dog"},
         {"dtype": 16},
     ],
 )

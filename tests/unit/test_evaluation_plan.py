@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from cones_registry.batch import job
+from cones_registry.batch.evaluating import job_lines
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.evaluation.plan import (
     MAX_GUIDANCE,
@@ -91,6 +92,22 @@ def test_a_learning_rate_is_a_rivals_alone() -> None:
 def test_a_prompt_that_no_group_fills_is_told() -> None:
     with pytest.raises(UsageError, match="no group has as many subjects"):
         plan(groups=[["dog"]], prompts=["{1}", "{1} and {2}"])
+
+
+def test_subjects_without_a_token_are_named_by_their_concepts() -> None:
+    subjects = SUBJECTS | {"cat": {"noun": "cat", "images": "photos/cat"}}
+    refs = {"dog": "me/dog:1", "bear": "me/bear:1", "cat": "bob/cat:prod"}
+    rows = [{"name": "ours", "concepts": refs}, {"name": "base", "words": "noun"}]
+    made = plan(subjects=subjects, prompts=["{dog} and {cat}", "{cat}"], rows=rows)
+    ours, base = (
+        [json.loads(line) for line in job_lines(made, made.row(name)).splitlines()]
+        for name in ("ours", "base")
+    )
+    assert [(line["prompt"], line.get("concepts")) for line in ours] == [
+        ("sks dog and <bob/cat:prod>", ["me/dog:1"]),
+        ("<bob/cat:prod>", None),
+    ]
+    assert [line["prompt"] for line in base] == ["dog and cat", "cat"]
 
 
 def test_masks_tuned_jointly_draw_the_prompts_that_name_just_their_subjects() -> None:

@@ -348,3 +348,63 @@ def test_settings_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(UsageError):
             ExtractionSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_without_a_token_one_is_taken_that_every_tokenizer_has(tiny_base: "BaseModel") -> None:
+    from types import SimpleNamespace
+
+    from cones_registry.extraction.conditioning import free_token
+
+    assert free_token(tiny_base) == "sks"
+    # Where no other is known, one that is taken serves too: names tell concepts apart.
+    assert free_token(tiny_base, avoid=["SKS"]) == "sks"
+    tokenizer = clip_tokenizer_of(["sks", "ohwx", "dog", "xqz", "zzz"])
+    base: Any = SimpleNamespace(tokenizers=(tokenizer,), lock=tiny_base.lock)
+    assert free_token(base, avoid=["sks"]) == "ohwx"
+    assert free_token(base, avoid=["sks", "ohwx"]) == "zzz"
+    two: Any = SimpleNamespace(tokenizers=(tokenizer, tiny_base.tokenizers[0]), lock=tiny_base.lock)
+    assert free_token(two, avoid=["sks"]) == "sks"
+    none: Any = SimpleNamespace(
+        tokenizers=(clip_tokenizer_of(["dog"]), tokenizer), lock=tiny_base.lock
+    )
+    with pytest.raises(UsageError, match="no rare word in common"):
+        free_token(none)
+
+
+def clip_tokenizer_of(words: list[str]) -> Any:
+    """A byte-pair tokenizer that has exactly these words whole."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = {piece: number for number, piece in enumerate(letters)}
+    vocabulary |= {letter + "</w>": len(letters) + n for n, letter in enumerate(letters)}
+    merges = []
+    for word in words:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = ["".join(pieces[:2])]
+            vocabulary.setdefault(pieces[0], len(vocabulary))
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=24)
+
+
+def test_an_extraction_is_pushed_with_all_that_belongs_to_it(
+    extract: Callable[..., Extraction], tiny_base: "BaseModel", tmp_path: Path
+) -> None:
+    from cones_registry.registry import Registry
+
+    extraction = extract(scope="subject", token=None)
+    with Registry.create(tmp_path / "concepts", cache=tmp_path / "copies") as registry:
+        concept = registry.push("alice/dog", extraction, tags=("pet",), note="mine")
+        assert (concept.scope, concept.token, concept.class_noun) == ("subject", "sks", "dog")
+        assert (concept.base, concept.tags) == (tiny_base.fingerprint, ("pet",))
+        assert concept.provenance == extraction.provenance
+        assert registry.pull("alice/dog") == extraction.mask
+        other, same = registry.push_many(
+            [("alice/cat", extraction, {"class_noun": "cat"}), {"ref": "a/b", "mask": extraction}]
+        )
+        assert (other.class_noun, same.class_noun) == ("cat", "dog")
+        assert not concept.ranked
+        assert registry.push("alice/dog", extraction, scores=extraction.scores).ranked

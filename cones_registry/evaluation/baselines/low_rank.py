@@ -25,7 +25,7 @@ def attach_low_rank(
         from peft import LoraConfig
     except ImportError as error:
         raise MissingExtraError(
-            "LoRA needs peft, which is not installed. pip install 'cones-registry[bench]'"
+            "LoRA needs peft, which is not installed. pip install 'peft>=0.13'"
         ) from error
     denoiser.add_adapter(
         LoraConfig(
