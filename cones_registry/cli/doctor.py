@@ -41,6 +41,7 @@ CORE = (
     "platformdirs",
     "python-ulid",
     "tenacity",
+    "msgspec",
 )
 
 
