@@ -93,7 +93,7 @@ class Pusher:
         concepts |= {known: concept for known, (concept, _) in before.items()}
         pushed = [concepts[id(draft)] for draft in distinct]
         records = [record for _, record in before.values() if record is not None]
-        masks: dict[Digest, bytes | None] = {record.blob_digest: None for record in records}
+        masks = _masks_of(different, before)
         previews: dict[Digest, bytes] = {}
         for draft in new:
             masks[draft.done.blob_digest] = draft.encode()
@@ -325,6 +325,20 @@ class Pusher:
             draft.key_generation += 1
             claim = self._claimed([draft])[id(draft)]
         return None
+
+
+def _masks_of(
+    drafts: Sequence[Draft], before: dict[int, tuple[Concept, Record | None]]
+) -> dict[Digest, bytes | None]:
+    """The masks of pushes that are finished for others under their key: a prune may take them at
+    this moment, since nobody used them. None where another version encoded them otherwise."""
+    masks: dict[Digest, bytes | None] = {}
+    for draft in drafts:
+        _, record = before.get(id(draft), (None, None))
+        if record is not None:
+            data = draft.encode()
+            masks[record.blob_digest] = data if sha256_bytes(data) == record.blob_digest else None
+    return masks
 
 
 def _one_of_each_key(drafts: Sequence[Draft]) -> list[Draft]:

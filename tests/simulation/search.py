@@ -70,10 +70,10 @@ PROFILES = {
         Profile("stale", {"push": 5, "push_key": 2, "look": 2, "compact": 2}, stale=0.1),
         Profile(
             "prune",
-            {"push": 4, "push_key": 3, "remove": 4, "restore": 5} | _PRUNES,
+            {"push": 3, "push_key": 2, "remove": 4, "restore": 6} | _PRUNES,
             operations=12,
             kills=0.005,
-            jumps=0.4,
+            jumps=0.7,
         ),
         Profile(
             "purge",
@@ -410,6 +410,7 @@ class Run:
             model.check_numbers()
             model.check_reading(concepts, "a fresh reader")
             model.check_registers(concepts, quotas, "a fresh reader")
+            self._pull(reader, {concept.ref for concept in concepts})
             report = reader.do(lambda r: r.check(read_data=True))
             model.findings += [f"check: {p.kind} {p.where}: {p.message}" for p in report.problems]
             for machine in machines:
@@ -424,6 +425,18 @@ class Run:
             model.check_numbers()
         except Exception as error:
             model.findings.append(f"a reader fails: {type(error).__name__}: {str(error)[:300]}")
+
+    def _pull(self, reader: Machine, listed: set[str]) -> None:
+        """Every version that must be there has its mask: ``check`` may think it has none to have."""
+        versions = self.model.versions()
+        live = sorted(
+            ref
+            for ref, (push, _) in versions.items()
+            if ref in listed and self.model.fate(ref, push) == "live"
+        )
+        for ref, mask in zip(live, reader.do(lambda r: r.pull_many(live)), strict=True):
+            if mask != MASKS[versions[ref][1]]:
+                self.model.findings.append(f"another mask is read back: {ref}")
 
     def _read(self, machine: Machine) -> list[Any]:
         found: list[Any] = machine.do(lambda registry: registry.find())

@@ -28,8 +28,7 @@ def broken(rule: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=rule)
 
 
-LOST = broken("an acknowledged change is never lost, and its bytes read back")
-ORDER = broken("stamps are later than everything that was read before they were made")
+ORDER = broken("a machine whose clock differs by more than a bound is refused")
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 WEEK = 7 * DAY
@@ -114,7 +113,6 @@ def test_an_equal_mask_pushed_while_its_owner_is_purged_stays(world: World) -> N
     whole(world, {concept.ref: 1 for concept in concepts}, "G")
 
 
-@LOST
 def test_a_keyed_push_repeated_while_a_prune_deletes_keeps_its_bytes(world: World) -> None:
     """A push under a key is killed before its commit; its mask is nobody's, and marked. It is
     repeated while the prune's second phase runs: found, and to be committed."""
