@@ -427,7 +427,7 @@ class Run:
             model.findings.append(f"a reader fails: {type(error).__name__}: {str(error)[:300]}")
 
     def _pull(self, reader: Machine, listed: set[str]) -> None:
-        """Every version that must be there has its mask: ``check`` may think it has none to have."""
+        """Every version that must be there has its mask, whatever ``check`` thinks of it."""
         versions = self.model.versions()
         live = sorted(
             ref
