@@ -87,16 +87,24 @@ FAMILIES: Final = (
         CROSS,
         learnt=True,
     ),
-    Family("Kolors", "UNet2DConditionModel", ("KolorsPipeline",), "cached", CROSS),
+    Family("Kolors", "UNet2DConditionModel", ("KolorsPipeline",), "cached", CROSS, learnt=True),
     Family(
         "PixArt-α and PixArt-Σ",
         "PixArtTransformer2DModel",
         ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
         "cached",
         CROSS,
+        learnt=True,
     ),
-    Family("Sana", "SanaTransformer2DModel", ("SanaPipeline",), "cached", CROSS),
-    Family("Hunyuan-DiT", "HunyuanDiT2DModel", ("HunyuanDiTPipeline",), "cached", CROSS),
+    Family("Sana", "SanaTransformer2DModel", ("SanaPipeline",), "cached", CROSS, learnt=True),
+    Family(
+        "Hunyuan-DiT",
+        "HunyuanDiT2DModel",
+        ("HunyuanDiTPipeline",),
+        "cached",
+        CROSS,
+        learnt=True,
+    ),
     Family(
         "Lumina-Next",
         "LuminaNextDiT2DModel",
@@ -134,6 +142,7 @@ FAMILIES: Final = (
         ("StableDiffusion3Pipeline",),
         "joint",
         (JOINT,),
+        learnt=True,
     ),
     Family(
         "FLUX.1",
@@ -141,6 +150,7 @@ FAMILIES: Final = (
         ("FluxPipeline",),
         "joint",
         (JOINT, SINGLE),
+        learnt=True,
     ),
     Family(
         "FLUX.2",
@@ -156,6 +166,7 @@ FAMILIES: Final = (
         ("QwenImagePipeline",),
         "joint",
         (JOINT,),
+        learnt=True,
     ),
 )
 

@@ -261,7 +261,7 @@ class _Reading:
         ids = [number for number, own in zip(self._ids, token.tolist(), strict=True) if own]
         words = phrase.token or self._prompt[phrase.start : phrase.token_end]
         for before in ("", " "):  # some tokenizers read a word differently behind a space
-            alone = self._part.prepare(before + words) or words
+            alone = before + self._part.prepare(words)
             own = list(self._tokenizer(alone, add_special_tokens=False)["input_ids"])
             if ids == own or (ids == own[1:] and self._is_space(own[0])):
                 return

@@ -101,7 +101,7 @@ class Batches:
 
         together: pictures of the other subjects are companions too.
         """
-        size = picture_size(base)
+        size = settings.size or picture_size(base)
         alone: list[Example] = []
         company: list[Example] = []
         prompts: list[str] = []
@@ -125,6 +125,7 @@ class Batches:
                         steps=settings.prior_steps,
                         guidance_scale=settings.guidance_scale,
                         folder=cache_folder,
+                        size=settings.size,
                     )
                 )
         # Rows are found for one subject; who learns several finds each one's own.
@@ -140,6 +141,7 @@ class Batches:
                 token=token,
                 class_noun=noun,
                 rows=settings.rows,
+                size=size,
             )
         return cls(
             schedule,

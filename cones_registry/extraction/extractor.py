@@ -225,7 +225,7 @@ class Extractor:
             seed=seed,
             cache_folder=self.cache_folder,
         )
-        weights = FlatWeights(self.base)
+        weights = FlatWeights(self.base, settings.projections)
         return ConceptImplantingLoss(self.base, weights, self.schedule, batches, weighed)
 
 

@@ -51,17 +51,19 @@ def held_out_losses(
     draws: int = 16,
     batch_size: int = 16,
     seed: int = 0,
+    size: int | None = None,
 ) -> HeldOutLosses:
     """Relative denoising losses of the subject, of its class and of other pictures.
 
     own: pictures of the subject that were kept back, with side-car captions or default prompts.
     class_pictures, other_pictures: with captions that do not name the token.
+    size: pixels on a side that the pictures are seen at; None: the model's own.
     draws: timesteps and noises for each picture, stratified over all noise levels.
     Raises UsageError if draws or batch_size is less than 1; see ``read_pictures`` for ``own``.
     """
     if draws < 1 or batch_size < 1:
         raise UsageError(f"draws={draws}, batch_size={batch_size}; expected at least 1 of each")
-    size = picture_size(base)
+    size = size or picture_size(base)
     name = f"{token} {class_noun}"
     kinds: list[list[Example]] = [[], [], []]
     if own is not None:

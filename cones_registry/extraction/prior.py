@@ -36,6 +36,7 @@ def class_latents(
     steps: int,
     guidance_scale: float,
     folder: Path,
+    size: int | None = None,
 ) -> torch.Tensor:
     """Latents of one picture a prompt, drawn by the stock pipeline: float32 [n, C, h, w].
 
@@ -50,12 +51,16 @@ def class_latents(
         "guidance_scale": guidance_scale,
         "dtype": str(base.dtype),
     }
+    if size is not None:
+        settings["size"] = size
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     file = folder / f"{key}.latents"
     kept = _read(file)
     if kept is not None:
         return kept
-    latents = draw_latents(base, prompts, seed=seed, steps=steps, guidance_scale=guidance_scale)
+    latents = draw_latents(
+        base, prompts, seed=seed, steps=steps, guidance_scale=guidance_scale, size=size
+    )
     _write(file, latents)
     return latents
 

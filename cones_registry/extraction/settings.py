@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cones_registry.attention import ROW_CHOICES
 from cones_registry.digest import quote
 from cones_registry.errors import UsageError
+from cones_registry.picture_size import check_side
 from cones_registry.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from cones_registry.attention import RowChoice
     from cones_registry.record import Scope
+
+Projections = Literal["kv", "k", "v"]
+"""Which of a block's projections may have members."""
+PROJECTIONS: Final[tuple[str, ...]] = get_args(Projections)
 
 
 def check_seed(seed: int) -> int:
@@ -53,6 +58,9 @@ class ExtractionSettings:
     rows: which rows are the subject's own, in scope ``subject``. "phrase": placeholder and class
         noun. "token": the placeholder alone; keep the concept without a class noun then.
         "padding": also all after the prompt; generate with ``include_padding=True`` then.
+    size: pixels on a side that pictures are learnt at; None: the model's own. Smaller takes less
+        memory, where the model draws at several sizes (FLUX.1, Qwen-Image, Stable Diffusion 3).
+    projections: which of a block's projections may have members: "kv" both, "k" or "v" one.
     Raises UsageError for values that cannot be.
     """
 
@@ -65,6 +73,8 @@ class ExtractionSettings:
     towards_noise: float = 1.0
     flip: bool = False
     rows: RowChoice = "phrase"
+    size: int | None = None
+    projections: Projections = "kv"
 
     def __post_init__(self) -> None:
         if not 0 <= self.collage_share <= 1:
@@ -75,6 +85,12 @@ class ExtractionSettings:
                 raise UsageError(f"{name}={value}; expected at least 0")
         if self.rows not in ROW_CHOICES:
             raise UsageError(f"rows={self.rows!r}; expected one of {', '.join(ROW_CHOICES)}")
+        if self.projections not in PROJECTIONS:
+            raise UsageError(
+                f"projections={self.projections!r}; expected one of {', '.join(PROJECTIONS)}"
+            )
+        if self.size is not None:
+            check_side("size", self.size)
         if self.prior_count < 1 or self.prior_steps < 1:
             raise UsageError(
                 f"prior_count={self.prior_count}, prior_steps={self.prior_steps}; "

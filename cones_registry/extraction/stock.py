@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cones_registry.base_model.stock import stock_arguments
 from cones_registry.base_model.watch import WatchedAutoencoder, failures
 from cones_registry.errors import CorruptDataError
 
@@ -41,11 +42,15 @@ def draw_latents(
     steps: int,
     guidance_scale: float,
     batch_size: int = 8,
+    size: int | None = None,
 ) -> torch.Tensor:
-    """As ``draw_pictures``, but the denoised latents, float32 [n, C, h, w] on the CPU."""
+    """As ``draw_pictures``, but the denoised latents, float32 [n, C, h, w] on the CPU.
+
+    Of models that pack them [n, rows, 4 C]. size: pixels on a side; None: the model's own.
+    """
     parts = [
         output.float().cpu()
-        for output in _draw(base, prompts, seed, steps, guidance_scale, batch_size, "latent")
+        for output in _draw(base, prompts, seed, steps, guidance_scale, batch_size, "latent", size)
     ]
     return torch.cat(parts)
 
@@ -58,6 +63,7 @@ def _draw(
     guidance_scale: float,
     batch_size: int,
     output_type: str,
+    size: int | None = None,
 ) -> list[Any]:
     # The pipeline is shared: what a call changes (scheduler, progress bar) is the copy's own.
     pipeline = copy.copy(base.pipeline)
@@ -74,9 +80,15 @@ def _draw(
             output = pipeline(
                 prompt=chunk,
                 num_inference_steps=steps,
-                guidance_scale=guidance_scale,
                 generator=[torch.Generator("cpu").manual_seed(number) for number in seeds],
                 output_type=output_type,
+                **stock_arguments(
+                    pipeline,
+                    guidance_scale=guidance_scale,
+                    negatives=[""] * len(chunk),
+                    height=size,
+                    width=size,
+                ),
             )
             failed = failures(watched, output, len(chunk), dtype=base.dtype)
             if isinstance(output.images, torch.Tensor) and not output.images.isfinite().all():
