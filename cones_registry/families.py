@@ -106,27 +106,12 @@ FAMILIES: Final = (
         learnt=True,
     ),
     Family(
-        "Lumina-Next",
-        "LuminaNextDiT2DModel",
-        ("LuminaPipeline", "LuminaText2ImgPipeline"),
-        "cached",
-        CROSS,
-    ),
-    Family(
         "Wan 2.x, one frame",
         "WanTransformer3DModel",
         ("WanPipeline",),
         "cached",
         CROSS,
         remark="Text to video with `num_frames=1`; the models that read a picture are refused.",
-    ),
-    Family(
-        "Cosmos, one frame",
-        "CosmosTransformer3DModel",
-        ("CosmosTextToWorldPipeline",),
-        "cached",
-        CROSS,
-        remark="Text to world with `num_frames=1`.",
     ),
     Family(
         "LTX-Video, one frame",
@@ -153,14 +138,6 @@ FAMILIES: Final = (
         learnt=True,
     ),
     Family(
-        "FLUX.2",
-        "Flux2Transformer2DModel",
-        ("Flux2Pipeline", "Flux2KleinPipeline"),
-        "joint",
-        (JOINT,),
-        remark="Double blocks only: the single blocks keep K and V in one fused weight.",
-    ),
-    Family(
         "Qwen-Image",
         "QwenImageTransformer2DModel",
         ("QwenImagePipeline",),
@@ -176,6 +153,13 @@ REFUSED: Final = (
         "ZImageTransformer2DModel",
         "its text stands behind the picture's rows, at another place for every prompt",
     ),
+    Refusal(
+        "FLUX.2",
+        "Flux2Transformer2DModel",
+        "its single blocks keep K and V in one fused weight; its text has not been tried",
+    ),
+    Refusal("Lumina-Next", "LuminaNextDiT2DModel", "its text has not been tried"),
+    Refusal("Cosmos", "CosmosTransformer3DModel", "its pipeline with a guardrail was not tried"),
     Refusal("PRX", "PRXTransformer2DModel", "its K and V of the text are one fused weight"),
     Refusal(
         "HiDream",
@@ -223,3 +207,28 @@ def text_layers(denoiser: str, weights: Iterable[str]) -> tuple[TextLayers, ...]
     if any(JOINT.kind_of(name) for name in weights):
         return (JOINT, SINGLE)
     return CROSS
+
+
+def page() -> str:
+    """The tables of ``schema/models.md``, in Markdown."""
+    lines = [
+        "| family | denoiser | pipelines | K and V of the text | layers | learnt |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in FAMILIES:
+        pipelines = ", ".join(f"`{pipeline}`" for pipeline in each.pipelines)
+        layers = "; ".join(_said(layer) for layer in each.layers)
+        name = f"{each.name} ({each.remark.rstrip('.')})" if each.remark else each.name
+        learnt = "yes" if each.learnt else "no"
+        lines.append(
+            f"| {name} | `{each.denoiser}` | {pipelines} | {each.way} | {layers} | {learnt} |"
+        )
+    lines += ["", "| refused | denoiser | why |", "|---|---|---|"]
+    lines += [f"| {each.name} | `{each.denoiser}` | {each.reason} |" for each in REFUSED]
+    return "\n".join(lines) + "\n"
+
+
+def _said(layers: TextLayers) -> str:
+    where = layers.blocks.replace("\\d+", "N").replace("\\.", ".").replace(".*", "…")
+    rows = ", the text's rows" if layers.text_first else ""
+    return f"`{where}.{layers.key}`, `.{layers.value}`{rows}"

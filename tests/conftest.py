@@ -275,6 +275,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "flux": lambda: tiny_transformers.flux(_clip, clip_tokenizer),
     "qwen-image": tiny_transformers.qwen_image,
+    "wan": tiny_transformers.wan,
+    "ltx-video": tiny_transformers.ltx_video,
 }
 
 

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 SERVABLE_PROCESSORS = (
     "AttnProcessor",
     "AttnProcessor2_0",
-    "CosmosAttnProcessor2_0",
-    "Flux2AttnProcessor",
     "FluxAttnProcessor",
     "HunyuanAttnProcessor2_0",
     "JointAttnProcessor2_0",
     "LTXVideoAttnProcessor",
-    "LuminaAttnProcessor2_0",
     "QwenDoubleStreamAttnProcessor2_0",
     "SanaAttnProcessor2_0",
     "SlicedAttnProcessor",

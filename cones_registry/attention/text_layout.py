@@ -106,10 +106,6 @@ def _kolors(pipeline: Any, length: int | None, negative: bool) -> tuple[TextPart
     return (_part(pipeline, "tokenizer", 256),)
 
 
-def _lumina(pipeline: Any, length: int | None, negative: bool) -> tuple[TextPart, ...]:
-    return (_part(pipeline, "tokenizer", int(pipeline.max_sequence_length)),)
-
-
 def _qwen(pipeline: Any, length: int | None, negative: bool) -> tuple[TextPart, ...]:
     """The tokens of the chat template before the prompt are dropped after encoding."""
     dropped = int(pipeline.prompt_template_encode_start_idx)
@@ -138,8 +134,6 @@ _LAYOUTS: dict[str, _Layout] = {
     "FluxPipeline": _flux,
     "HunyuanDiTPipeline": _hunyuan,
     "KolorsPipeline": _kolors,
-    "LuminaPipeline": _lumina,
-    "LuminaText2ImgPipeline": _lumina,
     "QwenImagePipeline": _qwen,
     "SanaPipeline": _sana,
     "StableDiffusion3Pipeline": _stable_diffusion_3,

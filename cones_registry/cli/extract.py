@@ -26,6 +26,7 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
+    from cones_registry.extraction.settings import Projections
     from cones_registry.record import Scope
 
 _OF_A_RUN = ("keep_going", "engine_name", "address", "workers", "cpus", "gpus")
@@ -82,6 +83,20 @@ _OF_BOTH = ("source", "out", "subjects", "devices", "dtype")
     is_flag=True,
     help="Keep how the neurons rank, so the mask can be cut later; takes about half as much again.",
 )
+@click.option(
+    "--projections",
+    type=click.Choice(["kv", "k", "v"]),
+    default="kv",
+    show_default=True,
+    help="Shut neurons in keys and values, or in one of them.",
+)
+@click.option(
+    "--size",
+    "side",
+    type=click.IntRange(min=8),
+    help="Pixels on a side to learn at; the base model's own size if not given.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what memory learning would take.")
 @click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
 @click.option("--note", default="", help="Free text kept with the concept.")
 @run_options
@@ -103,6 +118,9 @@ def command(
     prompts: tuple[str, ...],
     companions: Path | None,
     keep_scores: bool,
+    projections: Projections,
+    side: int | None,
+    dry_run: bool,
     tags: tuple[str, ...],
     note: str,
     keep_going: bool,
@@ -137,7 +155,7 @@ def command(
             "a concept needs pictures and a word for what they show:"
             " cones extract photos/ --class-noun dog --base demo --push alice/dog"
         )
-    if ref is None and out is None:
+    if ref is None and out is None and not dry_run:
         raise UsageError("the mask would be lost: keep it with --push REF, or in a file with --out")
     choice = EngineChoice(**engine)
     others = [given[name] for name in _OF_A_RUN if name in given]
@@ -160,9 +178,24 @@ def command(
             sql = "select distinct token from concepts where token is not null"
             taken = tuple(registry.query(sql).column("token").to_pylist())
     from cones_registry.base_model import BaseModel
-    from cones_registry.extraction import Extractor
+    from cones_registry.extraction import ExtractionSettings, Extractor
 
     base = BaseModel.load(source, device=choice.device, dtype=choice.dtype)
+    settings = ExtractionSettings(size=side, projections=projections)
+    if dry_run:
+        needed = Extractor(base).memory(
+            images[0] if len(images) == 1 else images,
+            token=token,
+            class_noun=class_noun,
+            method=method,
+            scope=scope,
+            prompts=prompts or None,
+            companions=companions,
+            settings=settings,
+        )
+        session.output.line(str(needed))
+        needed.require()
+        return
     extraction = Extractor(base).extract(
         images[0] if len(images) == 1 else images,
         token=token,
@@ -176,6 +209,7 @@ def command(
         seed=seed,
         prompts=prompts or None,
         companions=companions,
+        settings=settings,
     )
     output = session.output
     output.message(

@@ -12,6 +12,7 @@ from cones_registry.extraction.first_order import FirstOrder
 from cones_registry.extraction.gates import Gates, QuickGates
 from cones_registry.extraction.held_out import HeldOutLosses, held_out_losses
 from cones_registry.extraction.loss import DivergedError
+from cones_registry.extraction.memory import MemoryEstimate
 from cones_registry.extraction.methods import Method
 from cones_registry.extraction.progress import Step
 from cones_registry.extraction.settings import ExtractionSettings
@@ -30,6 +31,7 @@ __all__ = [
     "FirstOrder",
     "Gates",
     "HeldOutLosses",
+    "MemoryEstimate",
     "Method",
     "QuickGates",
     "Step",

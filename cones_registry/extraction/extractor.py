@@ -21,6 +21,7 @@ from cones_registry.extraction.images import Sources
 from cones_registry.extraction.joint_tuning import tune
 from cones_registry.extraction.loss import ConceptImplantingLoss
 from cones_registry.extraction.materials import Companions, Materials
+from cones_registry.extraction.memory import MemoryEstimate, estimate
 from cones_registry.extraction.methods import Method
 from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.prior import default_cache_folder
@@ -114,6 +115,7 @@ class Extractor:
         check_seed(seed)
         if scope not in SCOPES:
             raise UsageError(f"unknown scope {quote(scope)}. Expected one of {', '.join(SCOPES)}")
+        estimate(self.base).require()
         token = token or free_token(self.base, avoid=avoid_tokens)
         materials = Materials.gather(
             self.base,
@@ -163,6 +165,35 @@ class Extractor:
             learnt.scores,
             self.base.identity,
         )
+
+    def memory(
+        self,
+        images: Sources,
+        *,
+        token: str | None = None,
+        class_noun: str,
+        method: str | Method = "gates",
+        scope: Scope = "subject",
+        prompts: Sequence[str] | None = None,
+        companions: Companions | None = None,
+        settings: ExtractionSettings | None = None,
+    ) -> MemoryEstimate:
+        """What memory ``extract`` would take with these arguments; nothing is learnt.
+
+        Pictures and captions are encoded, and one batch is run without keeping anything.
+        """
+        chosen, settings = _method(method), settings or ExtractionSettings()
+        token = token or free_token(self.base)
+        materials = Materials.gather(
+            self.base,
+            images,
+            token=token,
+            class_noun=class_noun,
+            prompts=prompts,
+            companions=companions,
+        )
+        loss = self._loss(materials, settings, scope, chosen.batch_size, 0)
+        return estimate(self.base, loss)
 
     def tune(
         self,

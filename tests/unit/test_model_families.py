@@ -32,9 +32,11 @@ STOCK: dict[str, dict[str, Any]] = {
     "stable-diffusion-3": {},
     "flux": {"height": 16, "width": 16},
     "qwen-image": {"height": 16, "width": 16},
+    "wan": {"height": 16, "width": 16, "num_frames": 1, "output_type": "pil"},
+    "ltx-video": {"height": 32, "width": 32, "num_frames": 1, "output_type": "pil"},
 }
 JOINT = ("stable-diffusion-3", "flux", "qwen-image")
-SIZED = ("flux", "qwen-image")  # models without a size of their own
+SIZED = ("flux", "qwen-image", "wan", "ltx-video")  # models without a size of their own
 
 
 @pytest.fixture(params=STOCK)
@@ -54,7 +56,7 @@ def pixels(images: Sequence[Image]) -> np.ndarray:
 
 
 def drawn(base: BaseModel, family: str, requests: Sequence[Request], **more: Any) -> np.ndarray:
-    size = {"height": 16, "width": 16} if family in SIZED else {}
+    size = {side: STOCK[family][side] for side in ("height", "width") if family in SIZED}
     settings = {"steps": 2, "guidance_scale": 3.0, **size, **more}
     return pixels(Generator(base).generate(requests, **settings))
 
@@ -68,9 +70,9 @@ def stock(base: BaseModel, family: str, requests: Sequence[Request]) -> np.ndarr
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     prompts = [request.prompt for request in requests]
     base.pipeline.set_progress_bar_config(disable=True)
-    return pixels(
-        base.pipeline(prompts, num_inference_steps=2, generator=generators, **more).images
-    )
+    output = base.pipeline(prompts, num_inference_steps=2, generator=generators, **more)
+    frames = getattr(output, "frames", None)
+    return pixels(output.images if frames is None else [each[0] for each in frames])
 
 
 def apart(base: BaseModel, mask: ConceptMask) -> ConceptMask:
