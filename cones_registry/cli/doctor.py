@@ -37,6 +37,7 @@ CORE = (
     "fsspec",
     "zstandard",
     "click",
+    "msgspec",
     "rich",
     "platformdirs",
     "python-ulid",

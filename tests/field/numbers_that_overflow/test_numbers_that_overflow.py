@@ -135,3 +135,15 @@ def test_a_picture_that_is_one_has_the_bits_of_the_stock_pipeline(tiny_base: Bas
         generator=torch.Generator("cpu").manual_seed(3),
     ).images[0]
     assert ours.tobytes() == stock.tobytes()
+
+
+def test_the_command_says_why_there_is_no_picture(
+    one_bad_word: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cones_registry.cli import run
+
+    out = tmp_path / "dog.png"
+    drawn = ["generate", "a dog", "--base", str(one_bad_word), "--steps", "1", "--device", "cpu"]
+    assert run([*drawn, "-o", str(out)]) == 13
+    assert "became NaN or infinite" in capsys.readouterr().err
+    assert not out.exists()
