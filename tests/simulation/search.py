@@ -474,7 +474,7 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="simulation-", dir=shared if shared.is_dir() else None))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profile", choices=[*PROFILES, "all"])
     parser.add_argument("first", type=int)
@@ -485,6 +485,7 @@ def main() -> None:
     last = arguments.first + 1 if arguments.last is None else arguments.last
     folder = scratch()
     write = sys.stdout.write
+    all_failed = 0
     for name in names:
         started, failed = time.monotonic(), 0
         for seed in range(arguments.first, last):
@@ -494,9 +495,12 @@ def main() -> None:
                 write(f"{name} {seed}: {finding}\n")
             if arguments.trace:
                 write("\n".join([*result.world.trace, *map(str, result.model.operations), ""]))
+        all_failed += failed
         took = (time.monotonic() - started) / max(1, last - arguments.first)
         write(f"{name}: {failed} of {last - arguments.first} seeds, {took * 1000:.0f} ms each\n")
+    folder.rmdir()
+    return 1 if all_failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
