@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from cones_registry.demo.drawn_world.scenes import (
     DRAWINGS,
     HELD_OUT,
     NOUNS,
+    PLACES,
     TINTS,
     Scene,
     Telling,
@@ -91,32 +91,41 @@ class Contrast(nn.Module):
 
 
 def changed(scene: Scene, generator: np.random.Generator) -> Scene:
-    """A hard negative: the scene with one fact changed, or with two things' facts exchanged."""
+    """A hard negative: the scene with one fact changed, or with two things' facts exchanged.
+
+    Most often things change places, which is what a text encoder learns last.
+    """
+    while True:
+        found = _changed(scene, generator)
+        if found != scene and not any(thing in HELD_OUT for _, thing in found.things):
+            return found
+
+
+def _changed(scene: Scene, generator: np.random.Generator) -> Scene:
     things = list(scene.things)
-    what = int(generator.integers(4))
-    at = int(generator.integers(len(things)))
-    place, thing = things[at]
-    if what == 0:
-        others = [name for name in BACKGROUNDS if name != scene.background]
-        return Scene(others[int(generator.integers(len(others)))], scene.things)
-    if what == 1 or len(things) == 1:
-        kind = int(generator.integers(3))
-        words: Sequence[str] = (NOUNS, tuple(DRAWINGS), tuple(TINTS))[kind]
+    what = str(generator.choice(("scene", "word", "places", "tints"), p=(0.1, 0.4, 0.35, 0.15)))
+    if what == "scene":
+        return Scene(tuple(BACKGROUNDS)[int(generator.integers(len(BACKGROUNDS)))], scene.things)
+    if what == "word":
+        at = int(generator.integers(len(things)))
+        place, thing = things[at]
+        kind = str(generator.choice(("noun", "drawing", "tint"), p=(0.3, 0.5, 0.2)))
+        words = {"noun": NOUNS, "drawing": tuple(DRAWINGS), "tint": tuple(TINTS)}[kind]
         word = words[int(generator.integers(len(words)))]
-        thing = replace(thing, **{("noun", "drawing", "tint")[kind]: word})
-        things[at] = (place, thing)
-    else:
-        order = generator.permutation(len(things))
-        things = [
-            (
-                things[a][0],
-                things[b][1] if what == 2 else replace(things[a][1], tint=things[b][1].tint),
-            )
-            for a, b in enumerate(order)
-        ]
-    if any(thing in HELD_OUT for _, thing in things):
-        return scene
-    return Scene(scene.background, tuple(things))
+        things[at] = (place, replace(thing, **{kind: word}))
+        return Scene(scene.background, tuple(things))
+    if what == "places" and len(things) == 1:
+        place = tuple(PLACES)[int(generator.integers(len(PLACES)))]
+        return Scene(scene.background, ((place, things[0][1]),))
+    order = generator.permutation(len(things))
+    others = [things[at][1] for at in order]
+    return Scene(
+        scene.background,
+        tuple(
+            (place, other if what == "places" else replace(thing, tint=other.tint))
+            for (place, thing), other in zip(things, others, strict=True)
+        ),
+    )
 
 
 def contrast_batch(
@@ -127,7 +136,7 @@ def contrast_batch(
     captions: list[str] = []
     for count in generator.choice([1, 2, 3, 4], groups, p=[0.2, 0.25, 0.25, 0.3]):
         first = random_scene(generator, int(count))
-        full = generator.random() < 0.75  # else what was changed may go unsaid
+        full = generator.random() < 0.85  # else what was changed may go unsaid
         for scene in (first, *(changed(first, generator) for _ in range(each - 1))):
             scenes.append(scene)
             telling = Telling.full(len(scene.things)) if full else None
