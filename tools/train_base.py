@@ -308,10 +308,16 @@ def train_decoder(work: Path, minutes: float, *, batch: int = 8, rate: float = 2
 # Weights that are kept, and the folder ----------------------------------------------------------
 
 
-def keep(work: Path) -> None:
-    """Write the averaged weights as float16, the curve and the recipe into ``KEPT``."""
+def keep(work: Path, *, unet: bool = True) -> None:
+    """Write the averaged weights as float16, the curve and the recipe into ``KEPT``.
+
+    Without ``unet`` training goes on from the text encoder: what is wanted while the U-Net has
+    seen too little to be worth its bytes.
+    """
     training = Training.start(work)
-    tensors = {f"unet.{name}": value.half() for name, value in training.averaged().items()}
+    tensors = {}
+    if unet:
+        tensors = {f"unet.{name}": value.half() for name, value in training.averaged().items()}
     tensors |= {f"text.{name}": value.half() for name, value in training.text.state_dict().items()}
     tensors |= {f"latents.{name}": value for name, value in training.latents.state().items()}
     if (work / "decoder.safetensors").exists():
@@ -322,8 +328,8 @@ def keep(work: Path) -> None:
         {name: value.contiguous() for name, value in tensors.items()}, KEPT / "weights.safetensors"
     )
     record = {
-        "steps": training.steps,
-        "seconds": round(training.seconds),
+        "steps": training.steps if unet else 0,
+        "seconds": round(training.seconds) if unet else 0,
         "recipe": asdict(Recipe.read(work)),
         "torch": torch.__version__,
     }
@@ -411,10 +417,11 @@ def decoder_command(work: Path, minutes: float) -> None:
 
 
 @main.command("keep")
+@click.option("--unet/--no-unet", default=True, help="Whether the U-Net's weights are kept too.")
 @click.pass_obj
-def keep_command(work: Path) -> None:
+def keep_command(work: Path, unet: bool) -> None:
     """Write small weights, curve and recipe into tools/assets/plain-base."""
-    keep(work)
+    keep(work, unet=unet)
 
 
 @main.command("export")
