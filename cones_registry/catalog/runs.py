@@ -24,7 +24,7 @@ from ulid import ULID
 
 from cones_registry.catalog.pages import MAX_GROUP_ROWS, check_footer, check_group
 from cones_registry.digest import Digest, parse_digest, require_digest, sha256_bytes
-from cones_registry.errors import CorruptDataError, UsageError
+from cones_registry.errors import CorruptDataError, NewerFormatError, UsageError
 from cones_registry.store import Store
 
 PREFIX: Final = "runs/"
@@ -270,16 +270,24 @@ def _repeats(column: pa.ChunkedArray) -> bool:
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_part(table: Table, part: Part, data: bytes) -> Iterator[pa.Table]:
+def read_part(
+    table: Table, part: Part, data: bytes, *, to_rewrite: bool = False
+) -> Iterator[pa.Table]:
     """The lines of a part's bytes, a row group at a time, checked before they are used.
 
+    With `to_rewrite` nothing may be passed over, since what is not read will not be written.
+
     Raises:
+        NewerFormatError: a newer writer's columns would be lost.
         CorruptDataError: not the bytes of this part, or no such part can be.
     """
     if len(data) != part.size:
         raise CorruptDataError(f"{part.key} has {len(data)} bytes, expected {part.size}")
     require_digest(data, part.digest, part.key)
     file = _open(table, part, pa.BufferReader(data))
+    unknown = unknown_columns(file.schema_arrow.names, table)
+    if to_rewrite and unknown:
+        raise NewerFormatError.of(f"a column {unknown[0][:100]!a} of {table.name}")
     view = memoryview(data)
     seen = 0
     for index in range(file.num_row_groups):
@@ -445,10 +453,12 @@ class _Pieces(io.RawIOBase):
 Fetch = Callable[[Part], bytes]
 
 
-def read_run(table: Table, run: Run, fetch: Fetch) -> Iterator[pa.Table]:
+def read_run(
+    table: Table, run: Run, fetch: Fetch, *, to_rewrite: bool = False
+) -> Iterator[pa.Table]:
     """The lines of a run in order; one part is in memory at a time."""
     for part in run.parts:
-        yield from read_part(table, part, fetch(part))
+        yield from read_part(table, part, fetch(part), to_rewrite=to_rewrite)
 
 
 def merge(

@@ -177,6 +177,9 @@ class _Folding:
         self._chain.publish(self._session.clock.next(), found)
         return self._session.fresh_now()
 
+    def _fetch(self, part: Part) -> bytes:
+        return self._store.get(part.key)
+
     def _undo(self) -> None:
         """Remove the runs of this attempt; their digests are nobody else's."""
         with contextlib.suppress(Exception):
@@ -202,7 +205,7 @@ class _Folding:
             some = found[:count]
             lines = runs.merge(
                 table,
-                [runs.read_run(table, run, lambda part: self._store.get(part.key)) for run in some],
+                [runs.read_run(table, run, self._fetch, to_rewrite=True) for run in some],
                 keep_gone=count < len(found),
             )
             one = self._write(table, lines, some[-1].first, some[0].last)
@@ -272,7 +275,7 @@ class _Folding:
     def _part_without(
         self, table: Table, part: Part, purged: Mapping[Digest, int]
     ) -> Sequence[Part]:
-        groups = list(runs.read_part(table, part, self._store.get(part.key)))
+        groups = list(runs.read_part(table, part, self._fetch(part), to_rewrite=True))
         left = [_not_purged(lines, self._session.registry_id, purged) for lines in groups]
         if sum(map(len, left)) == part.rows:
             return [part]
