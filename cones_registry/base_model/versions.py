@@ -19,7 +19,7 @@ def _version(library: str) -> str:
     if library == "torch":
         import torch
 
-        return torch.__version__  # with its build, "+cpu" or "+cu130": other kernels, other bits
+        return str(torch.__version__)  # with its build ("+cpu"): other kernels, other bits
     try:
         return version(library)
     except PackageNotFoundError:
