@@ -31,7 +31,7 @@ __version__: Final = "0.2.0"
 _HOMES: Final = {
     "BaseModel": "base_model",
     "Composition": "resolver",
-    "Concept": "manifest",
+    "Concept": "record",
     "ConceptMask": "mask",
     "Extractor": "extraction",
     "Generator": "generation",

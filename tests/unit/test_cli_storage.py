@@ -168,7 +168,7 @@ def test_stats_compare_with_other_forms_and_draw(cones: Cones) -> None:
     cones("push", "carol/dog", "dog.parquet")
     found = cones.json("stats", "--list-store")
     assert found["saved_by_dedup"] > 0
-    assert found["stored"]["blobs"] == {"objects": 2, "bytes": found["blob_bytes"]}
+    assert found["stored"]["masks"] == {"objects": 2, "bytes": found["blob_bytes"]}
     assert sum(found["densities"]) == found["versions"] == 3
     text = cones("stats")
     for words in ("int32 indices", "LoRA of rank 4", "dense float32 K/V", "equal ones each kept"):
