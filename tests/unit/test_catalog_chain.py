@@ -239,7 +239,9 @@ def test_a_manifest_that_cannot_be_one_is_refused(registry: Registry) -> None:
     body = unseal("catalog", data, "x")
 
     def decoded(**change: Any) -> chain.Manifest:
-        return chain.decode_manifest(1, seal("catalog", {**body, **change}), registry.id, RUN_TABLES)
+        return chain.decode_manifest(
+            1, seal("catalog", {**body, **change}), registry.id, RUN_TABLES
+        )
 
     assert decoded().position.number == 1
     for change, reason in (

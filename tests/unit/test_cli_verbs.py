@@ -257,7 +257,7 @@ def test_a_registry_that_is_not_there_is_said_so(
 def test_check_says_what_is_wrong_and_its_exit_code_too(two: Command) -> None:
     assert two.json("check", "--read-data")["ok"] is True
     digest = two.json("show", "bob/cat")["blob_digest"].removeprefix("sha256:")
-    (two.url / "blobs" / digest[:2] / f"{digest}.parquet").unlink()
+    (two.url / "masks" / digest[:2] / f"{digest}.parquet").unlink()
     refused_with_data = two("check", code=13)
     assert "bob/cat:1" in refused_with_data
     assert "1 problem in" in two.err

@@ -1,4 +1,4 @@
-"""Extraction from every family of U-Net; what it cannot learn from, it says."""
+"""Extraction from every family of U-Net."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from cones_registry.base_model import BaseModel
-from cones_registry.errors import UsageError
 from cones_registry.extraction import Extractor, held_out_losses
 
 
@@ -25,9 +24,3 @@ def test_concepts_are_extracted_from_every_unet(
     losses = held_out_losses(base, found.mask, scope="subject", own=picture, draws=4, **names)
     assert losses.own is not None
     assert losses.own != 1.0
-
-
-def test_a_transformer_is_refused(family_folder: Callable[[str], Path]) -> None:
-    base = BaseModel.load(family_folder("pixart"), device="cpu")
-    with pytest.raises(UsageError, match="U-Net"):
-        Extractor(base)

@@ -11,7 +11,7 @@ import cones_registry
 ROOT = Path(cones_registry.__file__).parent
 STORAGE_SIDE = [
     "codec",
-    "manifest",
+    "record",
     "mask",
     "layers",
     "refs",

@@ -77,7 +77,7 @@ def test_the_store_is_listed_when_asked(registry: Registry, tmp_path: Path) -> N
     registry.push("alice/dog", mask_of(9))
     assert registry.stats().stored == {}
     stored = registry.stats(list_store=True).stored
-    assert stored["blobs"] == (1, registry.get("alice/dog").blob_bytes)
+    assert stored["masks"] == (1, registry.get("alice/dog").blob_bytes)
     files = [path for path in (tmp_path / "registry").rglob("*") if path.is_file()]
     assert sum(size for _, size in stored.values()) == sum(path.stat().st_size for path in files)
 
