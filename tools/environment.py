@@ -25,7 +25,18 @@ AZURITE_PACKAGE = "azurite@3.37.0"
 OLDEST_PYTHON = (3, 11)
 # The tests run every part of the package.
 STORES = ("s3", "azure", "gcs")
-TEST_EXTRAS = ("model", *STORES, "ray", "plot", "delta", "fast", "gallery", "bench", "test")
+TEST_EXTRAS = (
+    "model",
+    *STORES,
+    "ray",
+    "plot",
+    "delta",
+    "fast",
+    "gallery",
+    "serve",
+    "bench",
+    "test",
+)
 # What builds the package in place; installed first, so that its version is pinned too.
 BUILD_REQUIREMENTS = ("hatchling",)
 

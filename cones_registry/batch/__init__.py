@@ -8,6 +8,7 @@ from cones_registry.batch.learning import run_learning
 from cones_registry.batch.local import LocalEngine
 from cones_registry.batch.report import BatchReport, Failure, Progress
 from cones_registry.batch.run import run_batch
+from cones_registry.batch.watching import RunState, run_picture, run_state
 
 __all__ = [
     "BadJobsError",
@@ -19,7 +20,10 @@ __all__ = [
     "Job",
     "LocalEngine",
     "Progress",
+    "RunState",
     "parse_jobs",
     "run_batch",
     "run_learning",
+    "run_picture",
+    "run_state",
 ]

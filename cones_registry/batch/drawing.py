@@ -23,7 +23,7 @@ from cones_registry.generation import read_recipe
 from cones_registry.store import KeyExistsError, Store
 
 REPORT_KEY = "report.json"
-_PICTURES = "pictures/"
+PICTURES = "pictures/"
 _REPLACED = "replaced/"
 _WRITERS = 8
 _PNG_END = b"IEND\xae\x42\x60\x82"
@@ -51,8 +51,8 @@ class Drawing:
         """Draw what is missing; each picture is written as it comes, while the next are drawn."""
         suffix = f".{self.format}"
         there = {
-            entry.key.removeprefix(_PICTURES).removesuffix(suffix)
-            for entry in self.store.list(_PICTURES)
+            entry.key.removeprefix(PICTURES).removesuffix(suffix)
+            for entry in self.store.list(PICTURES)
             if entry.key.endswith(suffix)
         }
         places = {
@@ -129,7 +129,7 @@ class Drawing:
                 ) from None
 
     def _key(self, name: str) -> str:
-        return f"{_PICTURES}{name}.{self.format}"
+        return f"{PICTURES}{name}.{self.format}"
 
     def _tell(self, total: int, began: float) -> None:
         if self.on_progress is None:

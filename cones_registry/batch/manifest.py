@@ -21,8 +21,8 @@ class RunManifest:
 
     jobs: digest of the job file. base: fingerprint. dtype: of the base model. format: of the
     picture files. batch_size: pictures a chunk. defaults: steps and guidance of jobs that name
-    none. pins: ref as written, without a weight -> the version it stood for when the run began.
-    versions: of the libraries.
+    none. pictures: how many there shall be. pins: ref as written, without a weight -> the version
+    it stood for when the run began. versions: of the libraries.
     """
 
     jobs: str
@@ -31,6 +31,7 @@ class RunManifest:
     format: str
     batch_size: int
     defaults: GenerationDefaults
+    pictures: int
     pins: Mapping[str, Concept]
     versions: Mapping[str, str]
 
@@ -44,6 +45,7 @@ class RunManifest:
             "picture_format": self.format,
             "batch_size": self.batch_size,
             "defaults": asdict(self.defaults),
+            "pictures": self.pictures,
             "pins": {
                 ref: replace(concept, provenance=None, aliases=()).to_json()
                 for ref, concept in sorted(self.pins.items())
@@ -68,6 +70,7 @@ def decode_manifest(data: bytes) -> RunManifest:
             format=str(content["picture_format"]),
             batch_size=int(content["batch_size"]),
             defaults=GenerationDefaults(**content["defaults"]),
+            pictures=int(content["pictures"]),
             pins={ref: Concept.from_json(value) for ref, value in content["pins"].items()},
             versions=dict(content["versions"]),
         )

@@ -91,6 +91,7 @@ def run_batch(
             format,
             batch_size or DEFAULT_BATCH_SIZE,
             identity.defaults,
+            sum(job.count for job in good),
             pins,
             library_versions(),
         )

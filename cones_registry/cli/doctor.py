@@ -27,6 +27,7 @@ EXTRAS = {
     "plot": ("figures", ("matplotlib",)),
     "delta": ("the catalogue as a Delta table", ("deltalake",)),
     "gallery": ("pages about concepts", ("jinja2",)),
+    "serve": ("the HTTP service", ("starlette", "uvicorn", "jinja2", "prometheus-client")),
     "fast": ("compiled decoding", ("numba",)),
 }
 CORE = (

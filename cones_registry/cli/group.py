@@ -19,6 +19,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "generate": "Draw a prompt with any concepts.",
         "attention": "Show where a subject is attended to, with its mask and without.",
         "batch": "Draw many pictures from a file of job lines.",
+        "serve": "Draw for others over HTTP, with pages to look at.",
         "evaluate": "Measure methods side by side: plan, generate, score, table.",
     },
     "Keep": {
