@@ -21,6 +21,7 @@ def look_over(source: str) -> dict[str, Any]:
     from cones_registry.attention import unservable_reason
     from cones_registry.base_model import BaseModel
     from cones_registry.base_model.source import open_source, stored_dtype
+    from cones_registry.families import family_of
 
     began = time.perf_counter()
     folder = open_source(source)
@@ -46,11 +47,14 @@ def look_over(source: str) -> dict[str, Any]:
     # As stored: what a cast would round or overflow is another question.
     base = BaseModel.load(source, device="cpu", dtype=stored)
     reason = unservable_reason(base.denoiser)
+    family = family_of(type(base.denoiser).__name__, folder.pipeline)
     base.unload()
     return findings | {
         "fits": True,
         "fits_as_float32": memory is None or need["float32"] <= memory,
         "fingerprint": base.fingerprint,
+        "family": family.name if family else None,
+        "learnt": bool(family and family.learnt),
         "denoiser": folder.denoiser,
         "layers": len(base.layer_table.layers),
         "neurons": base.layer_table.neuron_count,
@@ -92,8 +96,10 @@ def rows_of(findings: dict[str, Any]) -> list[tuple[str, str]]:
     served = "any mix of concepts in one batch"
     if not findings["served"]:
         served = f"one mask at a time, in place: {findings['not_served_because']}"
+    learnt = "can be learnt" if findings["learnt"] else "can be drawn, not learnt"
     return [
         *rows,
+        ("family", f"{findings['family'] or 'unknown'}: concepts {learnt}"),
         ("every weight", "there, and a finite number"),
         ("tokenizers", "fit their text encoders"),
         ("concepts", f"{layers} {findings['denoiser']}; {served}"),

@@ -75,7 +75,7 @@ def parse_tokens(text: str) -> dict[str, str]:
         if len(token) < 16 or not token.isascii() or " " in token:
             raise UsageError(
                 f"token {number} is not one: expected at least 16 ASCII characters without "
-                'spaces. To make one: python -c "import secrets; print(secrets.token_urlsafe())"'
+                "spaces. To make one: openssl rand -hex 24"
             )
         if token in tokens:
             raise UsageError(

@@ -15,7 +15,8 @@ def test_a_sound_base_is_described(folder: Path, capsys: pytest.CaptureFixture[s
     found = json.loads(capsys.readouterr().out)
     assert found["pipeline"] == "StableDiffusionPipeline"
     assert found["stored_dtype"] == "float32"
-    assert found["served"] is True
+    assert found["served"] is True and found["learnt"] is True
+    assert found["family"] == "Stable Diffusion 1 and 2"
     assert found["safety_checker"] is False
     assert found["layers"] == 14
     assert found["weight_bytes"].keys() == {"text_encoder", "unet", "vae"}
