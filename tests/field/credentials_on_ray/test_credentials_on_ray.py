@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from cones_registry import Registry
 from cones_registry.batch.ray_engine import OPEN_VARIABLES, _Secret
 
 RUN = """
@@ -19,12 +20,12 @@ from cones_registry.batch.ray_engine import RayEngine
 
 os.environ["AWS_SECRET_ACCESS_KEY"] = "TOPSECRET-one"
 engine = RayEngine(cpus=0.5, storage_options={"key": "TOPSECRET-two", "auto_mkdir": True})
-engine.start(EngineSettings(sys.argv[1], "file:///TOPSECRET-three", device="cpu"))
+engine.start(EngineSettings(sys.argv[1], sys.argv[2], device="cpu"))
 (actor,) = engine._actors
 told = ray.get(actor.__ray_call__.remote(lambda worker: dict(os.environ)))
 assert told["AWS_SECRET_ACCESS_KEY"] == "TOPSECRET-one"
 assert "TOPSECRET-two" in told["CONES_STORAGE_OPTIONS"]
-assert told["CONES_REGISTRY"] == "file:///TOPSECRET-three"
+assert told["CONES_REGISTRY"] == sys.argv[2]
 print(ray._private.worker._global_node.get_session_dir_path())
 engine.stop()
 """
@@ -41,10 +42,12 @@ def test_what_stands_in_the_open_is_no_secret() -> None:
 
 
 @pytest.mark.slow
-def test_no_log_of_ray_holds_a_credential(tiny_pipeline_folder: Path) -> None:
+def test_no_log_of_ray_holds_a_credential(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "TOPSECRET-three"
+    Registry.create(registry).close()
     environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "debug"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tiny_pipeline_folder)],
+        [sys.executable, "-c", RUN, str(tiny_pipeline_folder), str(registry)],
         capture_output=True,
         text=True,
         env=environment,
