@@ -323,3 +323,13 @@ def _cross_attention_widths(unet: Any) -> frozenset[int]:
                 yield from flatten(part)
 
     return frozenset(flatten(width))
+
+
+def short_layer_name(name: str) -> str:
+    """The part of a layer's path that tells layers apart."""
+    kept = [
+        part
+        for part in name.split(".")
+        if part not in ("attentions", "transformer_blocks", "attn2", "weight")
+    ]
+    return ".".join(kept)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones_registry.errors import StoreUnavailableError, UsageError
+from cones_registry.layers import short_layer_name
 
 if TYPE_CHECKING:
     from cones_registry.registry.statistics import Statistics
@@ -54,7 +55,7 @@ def draw_composition(composition: Composition, path: Path) -> None:
     layers = list(composition.density_by_layer)
     positions = range(len(layers))
     right.barh(positions, [100 * composition.density_by_layer[layer] for layer in layers])
-    right.set_yticks(positions, [_short(layer) for layer in layers], fontsize=6)
+    right.set_yticks(positions, [short_layer_name(layer) for layer in layers], fontsize=6)
     right.invert_yaxis()
     right.axvline(100 * composition.density, color="black", linewidth=0.8, linestyle="--")
     right.set_xlabel("% of the layer's neurons that are shut (dashed: all layers)")
@@ -123,13 +124,3 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise StoreUnavailableError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _short(layer: str) -> str:
-    """The part of a layer's path that tells layers apart."""
-    kept = [
-        part
-        for part in layer.split(".")
-        if part not in ("attentions", "transformer_blocks", "attn2", "weight")
-    ]
-    return ".".join(kept)

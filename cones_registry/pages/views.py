@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cones_registry.layers import short_layer_name
 from cones_registry.quantities import share, size
 
 if TYPE_CHECKING:
@@ -70,15 +71,9 @@ class Bars:
     longest: str
 
 
-def usage_phrase(concept: Concept) -> str:
-    """How a prompt speaks of the concept: "a sks dog"."""
-    words = " ".join(word for word in (concept.token, concept.class_noun) if word)
-    return f"a {words}" if words else ""
-
-
 def view(concept: Concept, *, mask: ConceptMask | None = None) -> ConceptView:
     """The concept as pages show it. mask: for the bars of its density in each layer."""
-    usage = usage_phrase(concept)
+    usage = concept.usage
     method = concept.provenance.method if concept.provenance is not None else ""
     facts = {
         "Newest version": concept.ref,
@@ -161,16 +156,6 @@ def history_line(happening: Happening) -> dict[str, str]:
 def newest(concepts: Iterable[Concept]) -> Concept:
     """The version with the highest number."""
     return max(concepts, key=lambda concept: concept.version)
-
-
-def short_layer_name(name: str) -> str:
-    """The part of a layer's path that tells layers apart."""
-    kept = [
-        part
-        for part in name.split(".")
-        if part not in ("attentions", "transformer_blocks", "attn2", "weight")
-    ]
-    return ".".join(kept)
 
 
 def _moment(created: str) -> str:
