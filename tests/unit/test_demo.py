@@ -122,7 +122,7 @@ def test_every_word_is_one_token_of_the_base(base: BaseModel) -> None:
 
 
 def test_the_demo_learns_keeps_combines_and_draws(tmp_path: Path) -> None:
-    size = DemoSize(base_trials=2, subject_trials=2, pair_trials=1, companions=1, learning_steps=30)
+    size = DemoSize(base_trials=2, subject_trials=2, pair_trials=1, companions=1, learning_steps=4)
     lines: list[str] = []
     report = run(tmp_path / "out", size=size, say=lines.append)
     assert lines
