@@ -44,10 +44,13 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def opened(data: bytes, name: str, *, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def opened(
+    data: bytes, name: str, *, formats: Sequence[str] = FORMATS, unpack: bool = True
+) -> Iterator[Image.Image]:
     """The picture in ``data``, unpacked, as the image library gives it; closed at the end.
 
-    name: how errors call it. formats: which of ``FORMATS`` are read.
+    name: how errors call it. formats: which of ``FORMATS`` are read. unpack: False for what stands
+    beside the pixels alone; whether a PNG file is whole then follows from its checksums.
 
     Raises:
         CorruptDataError: no picture in one of ``formats``, or one that cannot be unpacked.
@@ -58,7 +61,10 @@ def opened(data: bytes, name: str, *, formats: Sequence[str] = FORMATS) -> Itera
         image = Image.open(io.BytesIO(data), formats=_installed(formats))
         try:
             _check_size(image, name)
-            image.load()
+            if unpack or image.format != "PNG":
+                image.load()
+            else:
+                _check_chunks(data)
             if profile is not None:
                 image.info["icc_profile"] = profile
         except BaseException:
@@ -153,6 +159,22 @@ def _lightened(data: bytes) -> tuple[bytes, bytes | None]:
         if kind == b"IEND":
             break
     return b"".join(kept), profile
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raise ValueError unless a PNG file has all its chunks, each with the checksum that fits.
+
+    That takes about a hundredth of the time of unpacking it.
+    """
+    view, place, kind = memoryview(data), len(_PNG), b""
+    while kind != b"IEND":
+        stop = place + 12 + int.from_bytes(view[place : place + 4], "big")
+        kind = bytes(view[place + 4 : place + 8])
+        if stop > len(view) or len(kind) < 4:
+            raise ValueError("its end is missing")
+        if zlib.crc32(view[place + 4 : stop - 4]) != int.from_bytes(view[stop - 4 : stop], "big"):
+            raise ValueError(f"the checksum of its {kind.decode('latin-1')} does not fit")
+        place = stop
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:

@@ -18,7 +18,7 @@ from cones_registry.batch.plan import Chunk, Picture, Settings
 from cones_registry.batch.report import BatchReport, Failure, Note, Progress
 from cones_registry.batch.worker import Outcome
 from cones_registry.digest import sha256_bytes
-from cones_registry.errors import ConesError, ConflictError, CorruptDataError, NotFoundError
+from cones_registry.errors import ConesError, ConflictError, NotFoundError
 from cones_registry.generation import read_recipe
 from cones_registry.store import KeyExistsError, Store
 
@@ -26,7 +26,6 @@ REPORT_KEY = "report.json"
 PICTURES = "pictures/"
 _REPLACED = "replaced/"
 _WRITERS = 8
-_PNG_END = b"IEND\xae\x42\x60\x82"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -86,8 +85,6 @@ class Drawing:
         data = self.store.get(key)
         foreign = True
         try:
-            if self.format == "png" and not data.endswith(_PNG_END):
-                raise CorruptDataError("its end is missing")  # which few readers mind
             trouble = _difference(read_recipe(data), picture, chunk.settings, self.base)
         except NotFoundError:
             trouble = "it carries no recipe"
@@ -184,8 +181,9 @@ def _difference(
         "mask_unconditional": recipe.get("mask_unconditional"),
         "base": recipe.get("base"),
         "concepts": sorted(
-            str(each.get("mask_digest")) if isinstance(each, Mapping) else ""
+            (str(each.get("ref")), str(each.get("mask_digest")))
             for each in (concepts if isinstance(concepts, list) else [])
+            if isinstance(each, Mapping)
         ),
     }
     expected = {
@@ -197,7 +195,8 @@ def _difference(
         "size": list(settings.size) if settings.size else None,
         "mask_unconditional": settings.mask_unconditional,
         "base": base,
-        "concepts": sorted(chosen.concept.mask_digest for chosen in picture.concepts),
+        # Given by ref or named in a prompt; the exact ref has the version and the weight.
+        "concepts": sorted((each.ref, each.concept.mask_digest) for each in picture.chosen),
     }
     if settings.scheduler is not None:  # else the base model's own, whose name is not known here
         made_of["scheduler"], expected["scheduler"] = recipe.get("scheduler"), settings.scheduler

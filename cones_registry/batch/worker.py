@@ -60,9 +60,9 @@ class Worker:
         for picture in chunk.pictures:
             try:
                 request = self._request(picture)
-                unread = self._generator.unread(request)
+                unread = self._unread(request)
                 if unread:
-                    notes[picture.name] = f"the text encoder does not read the end: {unread!r}"
+                    notes[picture.name] = unread
                 self._generator.stream([request], **_arguments(chunk))  # checks; draws nothing yet
             except ConesError as error:
                 errors[picture.name] = str(error)
@@ -113,6 +113,18 @@ class Worker:
         with ThreadPoolExecutor(_ENCODERS) as pool:  # compressing lets other threads run
             files = pool.map(lambda pair: encoded(*pair), made)
             return dict(zip((picture.name for picture, _ in made), files, strict=True))
+
+    def _unread(self, request: Request) -> str:
+        """What the text encoder does not read of the prompts, as a sentence; empty if nothing."""
+        ends = (
+            ("prompt", self._generator.unread(request)),
+            ("negative prompt", self._generator.unread(request, negative=True)),
+        )
+        return "; ".join(
+            f"the text encoder does not read the end of the {name}: {end!r}"
+            for name, end in ends
+            if end
+        )
 
     def _request(self, picture: Picture) -> Request:
         return Request(

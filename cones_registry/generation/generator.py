@@ -50,7 +50,8 @@ class Generator:
     def __init__(self, base: BaseModel, *, registry: ConceptSource | None = None) -> None:
         """base: draws. registry: where concepts that prompts name are looked up."""
         self.base = base
-        self._told: dict[str, str] = {}  # prompt -> its end that is not read
+        # (prompt, max_sequence_length, negative) -> its end that is not read
+        self._told: dict[tuple[str, int | None, bool], str] = {}
         self.registry = registry
 
     @property
@@ -58,19 +59,30 @@ class Generator:
         """Whether this model's stock pipeline calls back after each step (PixArt's does not)."""
         return has_step_callback(self.base.pipeline)
 
-    def unread(self, request: Request, max_sequence_length: int | None = None) -> str:
+    def unread(
+        self,
+        request: Request,
+        max_sequence_length: int | None = None,
+        *,
+        negative: bool = False,
+    ) -> str:
         """The end of the prompt of ``request`` that the text encoder does not read, or nothing.
 
-        The log tells of it when the request is drawn, unless it was asked for here before.
+        What is read stands in the prompt with concepts' words in place of their names. The log
+        tells of it when the request is drawn, unless it was asked for here before.
         max_sequence_length: what the stock pipeline is told, where it takes that.
+        negative: of its negative prompt.
         """
-        prompt = request.text
-        if prompt not in self._told:
+        request = read_request(request, self.registry)
+        prompt = request.negative_text if negative else request.text
+        key = (prompt, max_sequence_length, negative)
+        if key not in self._told:
             if len(self._told) >= _MAX_TOLD:
                 self._told.clear()
-            rows = row_count(self.base, max_sequence_length)
-            self._told[prompt] = unread_text(self.base, prompt, rows)
-        return self._told[prompt]
+            self._told[key] = unread_text(
+                self.base, prompt, max_sequence_length, negative=negative
+            )
+        return self._told[key]
 
     def generate(
         self,
@@ -240,15 +252,18 @@ class Generator:
 
     def _tell_unread(self, requests: list[Request], max_sequence_length: int | None) -> None:
         for request in requests:
-            if request.text in self._told:
-                continue
-            unread = self.unread(request, max_sequence_length)
-            if unread:
-                _LOGGER.warning(
-                    "the text encoder does not read the end of the prompt %r: %r",
-                    request.text,
-                    unread,
-                )
+            for negative in (False, True):
+                prompt = request.negative_text if negative else request.text
+                if not prompt or (prompt, max_sequence_length, negative) in self._told:
+                    continue
+                unread = self.unread(request, max_sequence_length, negative=negative)
+                if unread:
+                    _LOGGER.warning(
+                        "the text encoder does not read the end of the %s %r: %r",
+                        "negative prompt" if negative else "prompt",
+                        prompt,
+                        unread,
+                    )
 
     def _batches(
         self,

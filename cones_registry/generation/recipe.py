@@ -112,6 +112,8 @@ def encode_picture(image: Image, recipe: Mapping[str, Any], *, format: str = "pn
 def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
     """The recipe inside a picture file, given as its bytes or its path.
 
+    The picture is looked over for damage; one in PNG is not unpacked for that.
+
     Raises NotFoundError for a missing file or a picture without recipe, CorruptDataError for a file
     that is no picture or a recipe that cannot be read.
     """
@@ -124,7 +126,7 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
         raise NotFoundError(f"no picture at {name}") from error
     except OSError as error:
         raise CorruptDataError(f"{name} is no readable picture: {error}") from error
-    with opened(data, name) as image:
+    with opened(data, name, unpack=False) as image:
         try:
             text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
         except Exception as error:  # Exif data as odd as other programs write it

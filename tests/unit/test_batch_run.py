@@ -287,6 +287,36 @@ def test_lines_name_concepts_and_an_alias_that_moves_changes_nothing(
     assert np.array_equal(second, third)
 
 
+def test_pictures_of_named_concepts_are_kept_until_their_alias_moves(
+    tiny_pipeline_folder: Path,
+    tiny_base: BaseModel,
+    registry: Registry,
+    random_mask: MakeMask,
+    tmp_path: Path,
+) -> None:
+    table, words = tiny_base.layer_table, {"token": "sks", "class_noun": "dog"}
+    mask = random_mask(table, seed=4, density=0.1)
+    registry.push("bob/dog", mask, base=tiny_base, scope="subject", **words)
+    out = tmp_path / "out"
+    run(tiny_pipeline_folder, registry, out, NAMED)
+    assert run(tiny_pipeline_folder, registry, out, NAMED).kept == 4
+    (out / "run.json").unlink()  # the next run looks aliases up anew
+    assert run(tiny_pipeline_folder, registry, out, NAMED).kept == 4
+
+    # A new version with the same mask is another version: its words may be others.
+    registry.push("alice/dog", registry.pull("alice/dog:1"), base=tiny_base, scope="subject",
+                  token="V2", class_noun="dog")  # fmt: skip
+    registry.alias("alice/dog:2", "prod")
+    (out / "run.json").unlink()
+    only_named = [NAMED[0], NAMED[3]]
+    report = run(tiny_pipeline_folder, registry, tmp_path / "other", only_named)
+    assert (report.made, report.kept) == (2, 0)
+    (tmp_path / "other" / "run.json").unlink()
+    registry.alias("alice/dog:1", "prod")
+    report = run(tiny_pipeline_folder, registry, tmp_path / "other", only_named)
+    assert (report.made, report.kept) == (1, 1)
+
+
 def test_lines_whose_names_are_none_are_bad_lines(
     tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path
 ) -> None:
