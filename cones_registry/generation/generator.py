@@ -79,9 +79,7 @@ class Generator:
         if key not in self._told:
             if len(self._told) >= _MAX_TOLD:
                 self._told.clear()
-            self._told[key] = unread_text(
-                self.base, prompt, max_sequence_length, negative=negative
-            )
+            self._told[key] = unread_text(self.base, prompt, max_sequence_length, negative=negative)
         return self._told[key]
 
     def generate(
