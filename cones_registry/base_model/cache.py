@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
+
+from cones_registry.cache import ByteCache
 
 
 class Sized(Protocol):
@@ -20,11 +19,14 @@ Model = TypeVar("Model", bound=Sized)
 
 
 class ModelCache(Generic[Model]):
-    """Least recently used models up to ``limit`` bytes a device.
+    """Least recently used models, in a ``ByteCache`` for each device.
 
-    limit: None for ``own_limit(device)``, what the device itself allows (None again: no bound).
     A model that falls out is only forgotten here: who still holds it keeps using it, and its memory
     goes with the last of them. The newest model always stays, however large.
+
+    Args:
+        limit: Bytes per device; None for what ``own_limit`` says.
+        own_limit: Device -> what the device itself allows; None is no bound.
     """
 
     def __init__(
@@ -34,8 +36,7 @@ class ModelCache(Generic[Model]):
     ) -> None:
         self._limit = limit
         self._own_limit = own_limit
-        self._lock = threading.Lock()
-        self._models: OrderedDict[Hashable, tuple[str, Future[Model]]] = OrderedDict()
+        self._devices: dict[str, ByteCache[Model]] = {}
 
     @property
     def limit(self) -> int | None:
@@ -44,67 +45,34 @@ class ModelCache(Generic[Model]):
 
     @limit.setter
     def limit(self, value: int | None) -> None:
-        with self._lock:
-            self._limit = value
-            for device in {device for device, _ in self._models.values()}:
-                self._shrink(device)
+        self._limit = value
+        for models in list(self._devices.values()):
+            models.shrink()
 
     def get(self, key: Hashable, device: str, load: Callable[[], Model]) -> Model:
         """The model under ``key``; loaded by the first caller while the others wait for it.
 
         A load that fails is forgotten, and every caller that waited for it gets its error.
         """
-        with self._lock:
-            held = self._models.get(key)
-            if held is None:
-                future: Future[Model] = Future()
-                self._models[key] = device, future
-            else:
-                future = held[1]
-                self._models.move_to_end(key)
-        if held is not None:
-            return future.result()
-        try:
-            model = load()
-        except BaseException as error:
-            with self._lock:
-                self._models.pop(key, None)
-            future.set_exception(error)
-            raise
-        future.set_result(model)
-        with self._lock:
-            self._shrink(device)
-        return model
+        return self._on(device).get(key, load)
 
     def discard(self, model: Model) -> None:
         """Forget ``model``."""
-        with self._lock:
-            for key, (_, future) in list(self._models.items()):
-                if future.done() and future.exception() is None and future.result() is model:
-                    del self._models[key]
+        for models in list(self._devices.values()):
+            models.forget(lambda key, held: held is model)
 
     def clear(self) -> None:
         """Forget every model that is loaded."""
-        with self._lock:
-            for key, (_, future) in list(self._models.items()):
-                if future.done():
-                    del self._models[key]
+        for models in list(self._devices.values()):
+            models.forget(lambda key, held: True)
 
     def __len__(self) -> int:
-        return len(self._models)
+        return sum(len(models) for models in list(self._devices.values()))
 
-    def _shrink(self, device: str) -> None:
-        limit = self._own_limit(device) if self._limit is None else self._limit
-        if limit is None:
-            return
-        held = [
-            (key, future.result().byte_count)
-            for key, (place, future) in self._models.items()
-            if place == device and future.done() and future.exception() is None
-        ]
-        total = sum(size for _, size in held)
-        for key, size in held[:-1]:
-            if total <= limit:
-                return
-            del self._models[key]
-            total -= size
+    def _on(self, device: str) -> ByteCache[Model]:
+        def limit() -> int | None:
+            return self._own_limit(device) if self._limit is None else self._limit
+
+        # setdefault is one step: threads that come first at once get the same cache.
+        made: ByteCache[Model] = ByteCache(limit, lambda each: each.byte_count, keep_newest=True)
+        return self._devices.setdefault(device, made)

@@ -220,11 +220,17 @@ class _Actor:
         options = json.loads(os.environ.get(OPTIONS_VARIABLE, "{}"))
         # The records are pinned, so nothing that happens to the catalogue meanwhile matters here.
         registry = (
-            Registry.open(url, read_only=True, max_staleness=float("inf"), **options)
+            Registry.open(
+                url,
+                read_only=True,
+                max_staleness=float("inf"),
+                memory=self._settings.mask_bytes,
+                **options,
+            )
             if url
             else None
         )
-        return Compositions(registry, limit=self._settings.mask_bytes)
+        return Compositions(registry)
 
     @cached_property
     def _worker(self) -> Worker:

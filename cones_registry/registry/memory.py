@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import Final, cast
 
+from cones_registry.cache import ByteCache
 from cones_registry.catalog.copy import State
 from cones_registry.digest import Digest
 from cones_registry.mask import ConceptMask
 from cones_registry.ranking import Ranks
 from cones_registry.record import Concept
 from cones_registry.refs import Ref
-from cones_registry.registry.cache import ByteCache
 from cones_registry.registry.similar import Sketches
 from cones_registry.resolver import Composition
 
-MASK_BYTES: Final = 256 * 2**20
-"""Of decoded masks: a hundred of Stable Diffusion 1.x."""
+DEFAULT_BYTES: Final = 512 * 2**20
+"""Of decoded masks and compositions: two hundred masks of Stable Diffusion 1.x."""
 
 _MOST_RECORDS: Final = 10_000
-_MOST_COMPOSITIONS: Final = 16
+
+_Kept = ConceptMask | Ranks | Composition | None
 
 
 class Memory:
-    """Decoded masks by blob, and what refs came to in the current state of the catalogue.
+    """Decoded masks and compositions, and what refs name in the current state of the catalogue.
 
-    Masks never change under their digest and may stay. What a ref names, and the aliases and tags
-    of a record, are of one state: with the next one they are looked up again.
+    Masks and compositions never change under the digests they are kept by and may stay. What a ref
+    names, and the aliases and tags of a record, are of one state: with the next one they are looked
+    up again.
+
+    Args:
+        limit: Bytes of masks, ranks and compositions together. A composition counts with all of
+            its masks, though it may share them.
     """
 
-    def __init__(self, mask_bytes: int = MASK_BYTES) -> None:
-        self.masks: ByteCache[ConceptMask] = ByteCache(mask_bytes, byte_count)
-        self.ranks: ByteCache[Ranks | None] = ByteCache(mask_bytes // 4, _ranks_bytes)
+    def __init__(self, limit: int = DEFAULT_BYTES) -> None:
+        self._kept: ByteCache[_Kept] = ByteCache(limit, _byte_count)
         self._lock = threading.Lock()
         self._state: State | None = None
         self._records: dict[Ref, Concept] = {}
-        self._compositions: OrderedDict[Hashable, Composition] = OrderedDict()
         self._sketches: tuple[Digest, Sketches] | None = None
 
     def records(self, state: State) -> dict[Ref, Concept]:
@@ -48,23 +51,29 @@ class Memory:
                 self._records = {}
             return self._records
 
+    def __contains__(self, blob: Digest) -> bool:
+        """Whether the mask of a blob is held."""
+        return ("mask", (blob,), None) in self._kept
+
+    def mask(self, blob: Digest, load: Callable[[], ConceptMask]) -> ConceptMask:
+        """The mask of a blob, loaded if it is not there."""
+        return cast(ConceptMask, self._kept.get(("mask", (blob,), None), load))
+
+    def ranks(self, blob: Digest, load: Callable[[], Ranks | None]) -> Ranks | None:
+        """How the members of a blob's mask compare, loaded if it is not there."""
+        return cast("Ranks | None", self._kept.get(("ranks", (blob,), None), load))
+
     def composition(
-        self, state: State, key: Hashable, make: Callable[[], Composition]
+        self, blobs: tuple[Digest, ...], key: Hashable, make: Callable[[], Composition]
     ) -> Composition:
-        """The composition of `key` in `state`, made if it is not there."""
-        with self._lock:
-            self._turn_to(state)
-            found = self._compositions.get(key)
-            if found is not None:
-                self._compositions.move_to_end(key)
-                return found
-        made = make()
-        with self._lock:
-            if self._state is state:
-                self._compositions[key] = made
-                while len(self._compositions) > _MOST_COMPOSITIONS:
-                    self._compositions.popitem(last=False)
-        return made
+        """The composition of the masks in `blobs`, made if it is not there.
+
+        Args:
+            blobs: what it is made from.
+            key: all else that decides what it is.
+            make: makes it.
+        """
+        return cast(Composition, self._kept.get(("composition", blobs, key), make))
 
     def sketches(self, state: State, base: Digest) -> Sketches:
         """The sketches of a base model's concepts in `state`; of the last base asked for alone."""
@@ -79,22 +88,21 @@ class Memory:
         return found
 
     def forget(self, blob: Digest) -> None:
-        """Drop what was decoded from a blob."""
-        self.masks.forget(blob)
-        self.ranks.forget(blob)
+        """Drop what was made from a blob."""
+        self._kept.forget(lambda key, value: blob in cast("tuple[str, tuple[str, ...]]", key)[1])
 
     def _turn_to(self, state: State) -> None:
         if self._state is not state:
             self._state = state
             self._records = {}
-            self._compositions = OrderedDict()
             self._sketches = None
 
 
-def byte_count(mask: ConceptMask) -> int:
-    """Memory that a mask takes."""
-    return mask.words.nbytes + (0 if mask.factors is None else mask.factors.nbytes)
-
-
-def _ranks_bytes(ranks: Ranks | None) -> int:
-    return 0 if ranks is None else ranks.nbytes
+def _byte_count(kept: _Kept) -> int:
+    """Memory that a value takes."""
+    if isinstance(kept, Composition):
+        masks = [part.mask for part in kept.parts] + [member.mask for member in kept.members]
+        return sum(_byte_count(mask) for mask in {id(mask): mask for mask in masks}.values())
+    if isinstance(kept, ConceptMask):
+        return kept.words.nbytes + (0 if kept.factors is None else kept.factors.nbytes)
+    return 0 if kept is None else kept.nbytes

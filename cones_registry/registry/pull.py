@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.reader import concepts_of
@@ -55,18 +55,22 @@ class Puller:
     ) -> list[tuple[Concept, ConceptMask]]:
         """(version, mask) of each ref, in order; equal masks are one object."""
         concepts = self.records(state, refs)
+        return list(zip(concepts, self.masks(concepts), strict=True))
+
+    def masks(self, concepts: Sequence[Concept]) -> list[ConceptMask]:
+        """The masks of versions whose records are known, in order; equal masks are one object."""
         by_blob = {concept.blob_digest: concept for concept in concepts}
-        memory = self._session.memory.masks
+        memory = self._session.memory
 
         def load(digest: str) -> tuple[str, ConceptMask]:
-            return digest, memory.get(digest, lambda: self._decode(by_blob[digest]))
+            return digest, memory.mask(digest, lambda: self._decode(by_blob[digest]))
 
         new = [digest for digest in by_blob if digest not in memory]
         masks = dict(self._session.store.each(load, new)) if len(new) > 1 else {}
         masks |= dict(load(digest) for digest in by_blob if digest not in masks)
         for concept in concepts:
             self._bases.require_table(concept.base, masks[concept.blob_digest], concept.ref)
-        return [(concept, masks[concept.blob_digest]) for concept in concepts]
+        return [masks[concept.blob_digest] for concept in concepts]
 
     def pull_there(self, state: State, refs: Iterable[AnyRef]) -> list[tuple[Concept, ConceptMask]]:
         """As `_pull`, without the versions whose blobs are missing."""
@@ -103,7 +107,7 @@ class Puller:
         if not concept.ranked:
             return None
         digest = concept.blob_digest
-        return self._session.memory.ranks.get(digest, lambda: read_ranks(self._blob(concept)))
+        return self._session.memory.ranks(digest, lambda: read_ranks(self._blob(concept)))
 
     def cut(self, concept: Concept, mask: ConceptMask, count: int) -> ConceptMask:
         """The ``count`` members of a mask that rank highest."""

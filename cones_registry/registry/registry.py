@@ -29,6 +29,7 @@ from cones_registry.registry.compaction import CompactReport
 from cones_registry.registry.drafts import Pushable
 from cones_registry.registry.find import NEWEST_FIRST, AnyRef, as_ref, find
 from cones_registry.registry.mask_files import CachedBlob
+from cones_registry.registry.memory import DEFAULT_BYTES
 from cones_registry.registry.prune import PrunePlan
 from cones_registry.registry.pull import Puller
 from cones_registry.registry.purge import PurgePlan, plan_purge
@@ -82,6 +83,7 @@ class Registry:
         default_owner: str = DEFAULT_OWNER,
         cache: str | os.PathLike[str] | None = None,
         max_staleness: float = 0.0,
+        memory: int = DEFAULT_BYTES,
         **storage_options: Any,
     ) -> Registry:
         """Make an empty registry and open it; arguments as for `open`.
@@ -93,7 +95,12 @@ class Registry:
         store = open_store(url, **storage_options)
         registry_id = create_root(store)
         session = Session(
-            store, registry_id, read_only=False, cache=cache, max_staleness=max_staleness
+            store,
+            registry_id,
+            read_only=False,
+            cache=cache,
+            max_staleness=max_staleness,
+            memory=memory,
         )
         return cls(session, default_owner)
 
@@ -106,6 +113,7 @@ class Registry:
         default_owner: str = DEFAULT_OWNER,
         cache: str | os.PathLike[str] | None = None,
         max_staleness: float = 0.0,
+        memory: int = DEFAULT_BYTES,
         **storage_options: Any,
     ) -> Registry:
         """Open a registry.
@@ -117,6 +125,7 @@ class Registry:
             cache: folder for local copies; else `CONES_CACHE`, else the user's cache folder.
             max_staleness: seconds for which reads may go on without asking the store for news;
                 `float("inf")`: until `sync` is called.
+            memory: bytes of decoded masks and compositions that are kept for the next read.
             storage_options: handed to the file system: credentials, endpoint_url, …
 
         Raises:
@@ -126,7 +135,12 @@ class Registry:
         """
         store = open_store(url, **storage_options)
         session = Session(
-            store, read_root(store), read_only=read_only, cache=cache, max_staleness=max_staleness
+            store,
+            read_root(store),
+            read_only=read_only,
+            cache=cache,
+            max_staleness=max_staleness,
+            memory=memory,
         )
         return cls(session, default_owner)
 
@@ -389,24 +403,56 @@ class Registry:
         wanted = [self._weighted(ref) for ref in refs]
         placed = [self._weighted(ref) for ref in named]
 
+        records = self._puller.records(state, [ref for ref, _ in (*wanted, *placed)])
+        weights = [weight for _, weight in (*wanted, *placed)]
+        pinned = list(zip(records, weights, strict=True))
+        composition = self.resolve_pinned(
+            pinned[: len(wanted)], named=pinned[len(wanted) :], max_density=max_density
+        )
+        if not tuned:
+            return composition
+        candidates = find(self._session.state(), method=TUNED, base=composition.base)
+        derived = self._puller.records(state, tuned_for(composition, candidates))
+        if not derived:
+            return composition
+        return self.resolve_pinned([(each, 1.0) for each in derived], max_density=max_density)
+
+    def resolve_pinned(
+        self,
+        concepts: Sequence[tuple[Concept, float]],
+        *,
+        named: Sequence[tuple[Concept, float]] = (),
+        max_density: float = DEFAULT_MAX_DENSITY,
+    ) -> Composition:
+        """What versions come to whose records were read before; the catalogue is not asked again.
+
+        A version names one mask for ever, so this is what a run goes on with that began with these
+        versions, whatever their names stand for by now.
+
+        Args:
+            concepts: (record, weight) of each; the weight is the share of the neurons that is shut,
+                (0, 1].
+            named: those whose places in the prompt are known; see `resolve`.
+            max_density: largest share of the neurons that all together may shut.
+
+        Raises:
+            CorruptDataError: the stored bytes are gone, or hold another mask than the record says.
+            UsageError, BaseModelMismatchError, ConflictError, LimitExceededError: as `resolve`.
+        """
+        every = (*concepts, *named)
+
         def make() -> Composition:
-            every = (*wanted, *placed)
-            found = self._puller.pull(state, [ref for ref, _ in every])
+            masks = self._puller.masks([concept for concept, _ in every])
             members = [
                 Member(concept, self._puller.share(concept, mask, weight), weight)
-                for (concept, mask), (_, weight) in zip(found, every, strict=True)
+                for (concept, weight), mask in zip(every, masks, strict=True)
             ]
-            count = len(wanted)
-            composition = resolve(members[:count], named=members[count:], max_density=max_density)
-            if not tuned:
-                return composition
-            candidates = find(self._session.state(), method=TUNED, base=composition.base)
-            derived = tuned_for(composition, candidates)
-            pairs = self._puller.pull(state, derived)
-            return resolve(pairs, max_density=max_density) if derived else composition
+            count = len(concepts)
+            return resolve(members[:count], named=members[count:], max_density=max_density)
 
-        key = (frozenset(wanted), frozenset(placed), max_density, tuned)
-        return make() if state is None else self._session.memory.composition(state, key, make)
+        blobs = tuple(sorted({concept.blob_digest for concept, _ in every}))
+        key = (_identities(concepts), _identities(named), max_density)
+        return self._session.memory.composition(blobs, key, make)
 
     def _weighted(self, ref: AnyRef) -> tuple[Ref, float]:
         """`REF*WEIGHT` in its two parts."""
@@ -682,3 +728,15 @@ class Registry:
         """Refs that can be restored."""
         found = versions_where(self._session.fresh(), "removed AND NOT pruned", rest="ORDER BY ref")
         return [version.record.ref for version in found]
+
+
+def _identities(chosen: Sequence[tuple[Concept, float]]) -> frozenset[tuple[Any, ...]]:
+    """All that decides what concepts come to, in any order: their records and weights.
+
+    A provenance cannot be a key, and changes nothing.
+    """
+    names = [each.name for each in dataclasses.fields(Concept) if each.name != "provenance"]
+    return frozenset(
+        (*(getattr(concept, name) for name in names), concept.provenance is None, weight)
+        for concept, weight in chosen
+    )

@@ -30,7 +30,7 @@ from cones_registry.errors import (
 )
 from cones_registry.registry.deletions import Notices
 from cones_registry.registry.mask_files import MaskFiles
-from cones_registry.registry.memory import Memory
+from cones_registry.registry.memory import DEFAULT_BYTES, Memory
 from cones_registry.store import KeyExistsError, Store
 
 COLD_READS: Final = 4
@@ -55,6 +55,7 @@ class Session:
         read_only: bool,
         cache: str | os.PathLike[str] | None,
         max_staleness: float,
+        memory: int = DEFAULT_BYTES,
     ) -> None:
         self.store = store
         self.registry_id = registry_id
@@ -67,7 +68,7 @@ class Session:
         place = hashlib.sha256(store.place.encode()).hexdigest()[:12]
         self.copy = LocalCopy(folder / "registries" / f"{registry_id}-{place}")
         self.masks = MaskFiles(store, folder / "masks")
-        self.memory = Memory()
+        self.memory = Memory(memory)
         self._syncer = Syncer(store, self.copy, registry_id, self.clock)
         self.chain = self._syncer.chain
         self._synced = float("-inf")

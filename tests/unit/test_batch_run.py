@@ -33,7 +33,7 @@ from cones_registry.generation import Generator, Request, read_recipe
 from cones_registry.mask import ConceptMask
 from cones_registry.record import Provenance
 from cones_registry.registry import Registry
-from cones_registry.registry.cache import ByteCache
+from cones_registry.registry.mask_files import MaskFiles
 from cones_registry.store import Store, open_store
 
 MakeMask = Callable[..., ConceptMask]
@@ -92,6 +92,19 @@ def run(
         device="cpu",
         **({"batch_size": 2} | settings),
     )
+
+
+def count_fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of the mask files that are read from here on."""
+    fetched: list[str] = []
+    read = MaskFiles.get
+
+    def counted(self: MaskFiles, digest: str) -> bytes:
+        fetched.append(digest)
+        return read(self, digest)
+
+    monkeypatch.setattr(MaskFiles, "get", counted)
+    return fetched
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -481,21 +494,11 @@ def test_of_two_processes_on_one_output_each_accepts_the_pictures_of_the_other(
 
 
 def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
-    tiny_base: BaseModel, registry: Registry, random_mask: MakeMask
+    tiny_base: BaseModel,
+    registry: Registry,
+    random_mask: MakeMask,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fetched: list[str] = []
-
-    class Source:
-        def get(self, ref: str) -> Any:
-            return registry.get(ref)
-
-        def pull(self, ref: str) -> ConceptMask:
-            fetched.append(ref)
-            return registry.pull(ref)
-
-        def pull_share(self, ref: str, weight: float) -> ConceptMask:
-            return registry.pull_share(ref, weight)
-
     for seed in (1, 2):
         registry.push(
             f"alice/dense{seed}",
@@ -505,7 +508,8 @@ def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
     registry.push(
         "alice/foreign", ConceptMask.empty(tiny_base.layer_table), base="sha256:" + "0" * 64
     )
-    compositions = Compositions(Source())
+    fetched = count_fetches(monkeypatch)
+    compositions = Compositions(registry)
 
     def check(*refs: str) -> None:
         compositions.check(tuple(Chosen(compositions.pin(ref)) for ref in refs))
@@ -516,7 +520,8 @@ def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
     assert fetched == []
     with pytest.raises(LimitExceededError):
         check("alice/dense1", "alice/dense2")
-    assert sorted(fetched) == ["alice/dense1:1", "alice/dense2:1"]
+    dense = [registry.get(f"alice/dense{seed}").blob_digest for seed in (1, 2)]
+    assert sorted(fetched) == sorted(dense)
 
 
 def test_continuing_with_other_libraries_is_said(
@@ -544,17 +549,8 @@ def test_wrong_settings_are_refused(
 def test_masks_are_loaded_once_and_fetched_ahead(
     tiny_pipeline_folder: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pulled: list[str] = []
+    fetched = count_fetches(monkeypatch)
     ahead: list[int] = []
-
-    class Source:
-        def get(self, ref: str) -> Any:
-            return registry.get(ref)
-
-        def pull(self, ref: str) -> ConceptMask:
-            pulled.append(ref)
-            return registry.pull(ref)
-
     real = Compositions.prefetch
 
     def counted(self: Compositions, chunk: Any) -> Any:
@@ -562,31 +558,10 @@ def test_masks_are_loaded_once_and_fetched_ahead(
         return real(self, chunk)
 
     monkeypatch.setattr(Compositions, "prefetch", counted)
-    run(tiny_pipeline_folder, registry, tmp_path / "out", source=Source())
-    assert sorted(pulled) == ["alice/dog:1", "alice/star:1", "alice/style:1"]
+    run(tiny_pipeline_folder, registry, tmp_path / "out")
+    names = ("alice/dog", "alice/star", "alice/style")
+    assert sorted(fetched) == sorted(registry.get(name).blob_digest for name in names)
     assert ahead == [1, 2, 3]
-
-
-def test_byte_cache_keeps_what_was_used_last_within_its_bound() -> None:
-    cache: ByteCache[bytes] = ByteCache(10, len)
-    loads: list[str] = []
-
-    def get(key: str, size: int = 4) -> bytes:
-        def load() -> bytes:
-            loads.append(key)
-            return bytes(size)
-
-        return cache.get(key, load)
-
-    get("a"), get("b"), get("a"), get("c")
-    assert loads == ["a", "b", "c"]
-    assert cache.byte_count == 8
-    get("a")
-    assert loads == ["a", "b", "c"]
-    get("b")
-    assert loads == ["a", "b", "c", "b"]
-    get("huge", 11)
-    assert (len(cache), cache.byte_count) == (2, 8)
 
 
 def test_outcomes_are_only_of_the_pictures_that_are_wanted(

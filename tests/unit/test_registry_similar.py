@@ -215,10 +215,24 @@ def test_what_is_in_memory_follows_the_catalogue(registry: Registry, tmp_path: P
     assert registry.resolve("alice/dog").refs == ("alice/dog:2",)
     assert registry.resolve("alice/dog:1").members[0].concept.tags == ("x",)
     purged = registry.get("alice/dog").blob_digest
-    assert purged in registry._session.memory.masks
+    assert purged in registry._session.memory
     registry.plan_purge(owner="alice").execute()
-    assert purged not in registry._session.memory.masks
+    assert purged not in registry._session.memory
     assert not (tmp_path / "registry" / mask_key(purged)).exists()
+
+
+def test_pinned_versions_are_resolved_whatever_the_catalogue_says_by_now(
+    registry: Registry,
+) -> None:
+    pinned = registry.push("alice/dog", above(0.9), token="sks")
+    registry.push("alice/dog", above(0.8), token="sks")
+    registry.remove("alice/dog:1")
+    found = registry.resolve_pinned([(pinned, 1.0)])
+    assert (found.refs, found.mask) == (("alice/dog:1",), above(0.9))
+    assert registry.resolve_pinned([(pinned, 1.0)]) is found
+    registry.plan_purge(owner="alice").execute()
+    with pytest.raises(CorruptDataError, match="is gone"):
+        registry.resolve_pinned([(pinned, 1.0)])
 
 
 def test_a_pushed_blob_holds_the_ranks(registry: Registry, tmp_path: Path) -> None:
