@@ -77,10 +77,26 @@ def opened(
 def read_picture(data: bytes, name: str) -> Image.Image:
     """The picture in ``data``: upright, sRGB, on white, RGB of 8 bits. Raises as ``opened``."""
     with opened(data, name) as image:
-        if getattr(image, "is_animated", False) and image.format != "MPO":
-            frames = getattr(image, "n_frames", 2)
-            _LOGGER.warning("%s has %d pictures; the first is used", name, frames)
-        return _plain(image, name)
+        picture = _plain(image, name)
+        count = _picture_count(image)
+        if count > 1:
+            _LOGGER.warning("%s has %d pictures; the first is used", name, count)
+        return picture
+
+
+def _picture_count(image: Image.Image) -> int:
+    """Pictures in the file of ``image``, which is of no use afterwards: all of them are looked at.
+
+    What phones put beside a photo (MPO) and what is damaged behind the first does not count.
+    """
+    if image.format == "MPO":
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # as in ``_translated``
+        return 1
 
 
 def plain_picture(image: Image.Image, name: str) -> Image.Image:

@@ -12,16 +12,14 @@ whoever makes hostile files can make them right. What is checked:
 
 from __future__ import annotations
 
-import random
 import re
-import sys
-import tempfile
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import atheris
+import fuzzing
 
 with atheris.instrument_imports(include=["cones_registry.codec"]):
     from cones_registry import ConceptMask, codec
@@ -63,22 +61,7 @@ def take_checksums_for_right() -> None:
 
 def make_file(provider: atheris.FuzzedDataProvider) -> bytes:
     """A sound file with some bytes, or some words of its footer, replaced."""
-    data = bytearray(SEEDS[provider.ConsumeIntInRange(0, len(SEEDS) - 1)])
-    for _ in range(provider.ConsumeIntInRange(0, 6)):
-        kind = provider.ConsumeIntInRange(0, 4)
-        place = provider.ConsumeIntInRange(0, max(len(data) - 1, 0))
-        if kind == 0 and data:
-            data[place] ^= 1 << provider.ConsumeIntInRange(0, 7)
-        elif kind == 1:
-            new = provider.ConsumeBytes(provider.ConsumeIntInRange(1, 8))
-            data[place : place + len(new)] = new
-        elif kind == 2:
-            del data[place : place + provider.ConsumeIntInRange(1, 64)]
-        elif kind == 3:
-            data[place:place] = provider.ConsumeBytes(provider.ConsumeIntInRange(1, 32))
-        else:
-            edit_footer(data, provider)
-    return bytes(data)
+    return fuzzing.edited(SEEDS, provider, edit_footer)
 
 
 def edit_footer(data: bytearray, provider: atheris.FuzzedDataProvider) -> None:
@@ -143,22 +126,12 @@ def try_one(raw: bytes) -> None:
 
 
 def main() -> None:
-    seconds = "300"
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].isdigit():
-        seconds = arguments.pop(0)
     # What is compiled or imported on first use does not count against the first input.
     load_kernels()
     for seed in SEEDS:
         read(seed, compiled=True)
     take_checksums_for_right()
-    corpus = Path(tempfile.mkdtemp(prefix="fuzz-codec-"))
-    for number in range(256):
-        (corpus / f"{number}").write_bytes(random.Random(number).randbytes(64))
-    limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=3000"]
-    options = ["-max_len=256", "-len_control=0", *limits]
-    atheris.Setup([sys.argv[0], str(corpus), *options, *arguments], try_one)
-    atheris.Fuzz()
+    fuzzing.fuzz(try_one, megabytes=3000)
 
 
 if __name__ == "__main__":

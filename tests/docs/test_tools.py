@@ -10,7 +10,12 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 NAMES = sorted(path.stem for path in TOOLS.glob("*.py"))
-APART = {"fuzz_codec": "atheris", "fuzz_photos": "atheris", "make_drawings": "resvg_py"}
+APART = {
+    "fuzz_codec": "atheris",
+    "fuzz_photos": "atheris",
+    "fuzzing": "atheris",
+    "make_drawings": "resvg_py",
+}
 """Tools that set up a library of their own, which tests are run without."""
 
 

@@ -190,6 +190,21 @@ def test_the_first_picture_of_a_film_is_used_and_the_rest_is_told(
     assert "film.webp has 3 pictures; the first is used" in caplog.text
 
 
+def test_a_damaged_second_page_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pages = [Image.new("RGB", (16, 12), "red"), Image.new("RGB", (4, 4), "blue")]
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    data = bytearray(buffer.getvalue())
+    (first,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    (second,) = struct.unpack_from("<L", data, first + 2 + 12 * count)
+    struct.pack_into("<H", data, second + 2, 0x00FF)  # its first tag no longer is the width
+    (tmp_path / "scan.tif").write_bytes(data)
+    (picture,) = read_pictures(tmp_path).pictures
+    assert picture.image.size == (16, 12)
+    assert picture.image.getpixel((3, 3)) == (255, 0, 0)
+
+
 def test_a_link_to_nothing_or_to_itself_is_left_out_by_name(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert "is a link to" in left_out(tmp_path, "loop.png")
