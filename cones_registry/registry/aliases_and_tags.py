@@ -21,7 +21,7 @@ from cones_registry.errors import (
 from cones_registry.record import MAX_TAGS, Concept, check_tag
 from cones_registry.refs import Ref, check_alias
 from cones_registry.registry import claims
-from cones_registry.registry.deletions import gone
+from cones_registry.registry.deletions import Stopwatch, gone
 from cones_registry.registry.find import as_ref, find_version
 from cones_registry.registry.session import Session
 from cones_registry.store import KeyExistsError
@@ -145,7 +145,7 @@ class Changes:
     def restore(self, ref: str | Ref | Concept) -> Concept:
         """Show a removed version again."""
         self._session.require_writable()
-        wanted = as_ref(ref, self._default_owner)
+        wanted, since = as_ref(ref, self._default_owner), Stopwatch()
         target = find_version(self._session.fresh_now(), wanted, removed=True)
         place, mask = target.record.place, target.record.blob_digest
         pruned = NotFoundError(
@@ -155,7 +155,7 @@ class Changes:
             raise pruned
         self._session.commit([Restored(*place)])
         try:
-            self._session.notices.settle([mask], gone)
+            self._session.notices.settle([mask], gone, since)
         except NotFoundError:
             self._session.commit([Removed(*place)])
             raise pruned from None

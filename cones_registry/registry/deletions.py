@@ -7,6 +7,9 @@ the two sees the other: a notice that is not there yet when its reader looks is 
 that finds the use, which spares the mask. Where a notice is there, the reader waits until it is
 done, puts the mask again if it is gone, and looks again.
 
+Notices are kept for a day. Who stood still for longer than half of it (a computer that slept)
+relies on none: a user looks at the masks themselves, a deleter deletes nothing more.
+
     deletions/<stamp>.json    the notice
     deletions/<stamp>.done    it is done
 """
@@ -28,10 +31,27 @@ from cones_registry.store import Store
 
 WAIT_SECONDS: Final = 30.0
 KEEP_SECONDS: Final = 24 * 3600.0
-"""How long a notice is kept: longer than anybody takes from putting a mask to committing it."""
+"""How long a notice is kept."""
+
+LATE_SECONDS: Final = KEEP_SECONDS / 2
+"""Who took longer than this relies on no notice: those that concern it may be gone."""
 
 _DONE: Final = ".done"
 _OPEN: Final = ".json"
+
+
+class Stopwatch:
+    """Says how long ago it was made, by whichever clock says more: one may stand still while a
+    computer sleeps, the other may be set back."""
+
+    def __init__(self) -> None:
+        self._wall, self._steady = time.time(), time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether notices of then may be gone."""
+        passed = max(time.time() - self._wall, time.monotonic() - self._steady)
+        return passed > LATE_SECONDS
 
 
 class Notices:
@@ -52,6 +72,18 @@ class Notices:
         key = keys.deletion_key(stamp).removesuffix(_OPEN) + _DONE
         self._store.put_new(key, seal("deletion-done", {}))
 
+    def require_in_time(self, stamp: str, since: Stopwatch) -> None:
+        """``ConflictError`` if a notice that was written then may be gone; it is marked as done.
+
+        Asked before each delete: whoever uses the masks may have seen no notice.
+        """
+        if since.is_late:
+            self.done(stamp)
+            raise ConflictError(
+                f"this process stood still for more than {LATE_SECONDS / 3600:g} hours, so that "
+                "others may use what it was about to delete. Nothing more is deleted; run it again"
+            )
+
     def clean(self) -> None:
         """Remove notices that are older than anybody can still be concerned by."""
         before = (time.time() - KEEP_SECONDS) * 1000
@@ -65,15 +97,21 @@ class Notices:
         self._store.delete_many(key for key in old if key.endswith(_OPEN))
         self._store.delete_many(key for key in old if key.endswith(_DONE))
 
-    def settle(self, masks: Collection[Digest], put_again: Callable[[list[Digest]], None]) -> bool:
+    def settle(
+        self,
+        masks: Collection[Digest],
+        put_again: Callable[[list[Digest]], None],
+        since: Stopwatch,
+    ) -> bool:
         """Return when masks that are used now are in the store, and nobody will delete them.
 
         Args:
             masks: what this process has just committed to use.
             put_again: puts those that were deleted meanwhile, or raises.
+            since: when it first looked at them, or put them.
 
         Returns:
-            whether there was a purge of late, which may have taken numbers away.
+            whether there may have been a purge since, which may have taken numbers away.
 
         Raises:
             ConflictError: a deletion that names one of them is not done.
@@ -90,13 +128,14 @@ class Notices:
                     )
                 time.sleep(random.uniform(0.01, 0.2))
                 continue
+            late = since.is_late
             missing = [
                 digest
-                for digest in sorted(named)
+                for digest in sorted(masks if late else named)
                 if self._store.head(keys.mask_key(digest)) is None
             ]
             if not missing:
-                return any(purge for _, purge in self._read.values())
+                return late or any(purge for _, purge in self._read.values())
             put_again(missing)
 
     def _about(self, masks: Collection[Digest]) -> tuple[set[Digest], list[str]]:

@@ -23,6 +23,7 @@ from cones_registry.catalog.reader import any_of, versions_where
 from cones_registry.digest import Digest
 from cones_registry.registry.claims import claimed_records
 from cones_registry.registry.compaction import check_grace
+from cones_registry.registry.deletions import Stopwatch
 from cones_registry.registry.session import Session
 from cones_registry.store import Entry
 from cones_registry.store.local import LocalStore
@@ -32,6 +33,7 @@ DEFAULT_GRACE: Final = 7 * 24 * 3600.0
 
 _UNFINISHED_SECONDS: Final = 3600.0
 _PER_EVENT: Final = 20_000
+_PER_DELETE: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class PrunePlan:
     def _sweep(self, wanted: dict[Digest, int]) -> tuple[list[Digest], list[Digest]]:
         """(masks deleted, masks spared) of those that may be deleted now."""
         session = self._session
-        notice = session.clock.next()
+        notice, since = session.clock.next(), Stopwatch()
         session.notices.write(notice, wanted)
         # Only now, with the notice in place: whoever uses one of them from here on sees it.
         state = session.fresh_now()
@@ -124,7 +126,10 @@ class PrunePlan:
                 spared.append(digest)
             elif marked is not None and stamp_milliseconds(marked[0]) <= before + 1:
                 doomed.append(digest)
-        session.store.delete_many(keys.mask_key(digest) for digest in doomed)
+        for start in range(0, len(doomed), _PER_DELETE):
+            session.notices.require_in_time(notice, since)
+            some = doomed[start : start + _PER_DELETE]
+            session.store.delete_many(keys.mask_key(digest) for digest in some)
         for digest in doomed:
             session.masks.forget(digest)
         gone = doomed + spared

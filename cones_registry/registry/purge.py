@@ -41,6 +41,7 @@ from cones_registry.errors import (
 from cones_registry.refs import Ref, check_name
 from cones_registry.registry import claims
 from cones_registry.registry.compaction import compact
+from cones_registry.registry.deletions import Stopwatch
 from cones_registry.registry.session import Session
 from cones_registry.store import Store
 from cones_registry.store.local import LocalStore
@@ -141,7 +142,7 @@ class PurgePlan:
             )
         for name, highest in self.names.items():
             claims.keep_purged(store, session.registry_id, self.owner, name, highest)
-        notice = session.clock.next()
+        notice, since = session.clock.next(), Stopwatch()
         session.notices.write(notice, self.blobs, purge=True)
         # Only now, with the notice in place: who uses one of them from here on sees it.
         used = _used_by_others(session.fresh_now(), self.blobs, self.owner, self.name)
@@ -155,6 +156,7 @@ class PurgePlan:
             names[name_digest(session.registry_id, self.owner, "")] = stamp_milliseconds(notice)
         committed = session.commit([Purged(names, tuple(sorted(removed)), self.versions)])
         session.forget_other_copies()
+        session.notices.require_in_time(notice, since)
         store.delete_many(keys.mask_key(digest) for digest in removed)
         store.delete_many(keys.preview_key(digest) for digest in self.previews)
         store.delete_many(self.records)

@@ -26,6 +26,7 @@ from cones_registry.errors import (
 from cones_registry.record import Concept, Record, concept_from
 from cones_registry.registry import claims
 from cones_registry.registry.bases import Bases
+from cones_registry.registry.deletions import Stopwatch
 from cones_registry.registry.drafts import Draft, make_draft, parse_pushes
 from cones_registry.registry.quotas import Added, Quotas
 from cones_registry.registry.session import Session
@@ -41,6 +42,7 @@ class _Pending:
         masks: mask digest -> its bytes; None where another process made it.
         previews: preview digest -> its bytes.
         concepts: what the caller gets, in the order of the items.
+        since: when its masks were first looked at.
         sent: whether it was tried, so that it may be in the log.
     """
 
@@ -50,6 +52,7 @@ class _Pending:
     masks: dict[Digest, bytes | None]
     previews: dict[Digest, bytes]
     concepts: list[Concept]
+    since: Stopwatch
     sent: bool = False
 
 
@@ -69,6 +72,7 @@ class Pusher:
     def push_many(self, items: Iterable[object], *, verb: str = "") -> list[Concept]:
         """Push several masks in one commit: all become visible at once, or none."""
         self._session.require_writable()
+        since = Stopwatch()
         pushes = [push for item in items for push in parse_pushes(item)]
         if not pushes:
             return []
@@ -101,10 +105,10 @@ class Pusher:
             records.append(draft.done)
         if not records:
             return pushed
-        self._session.notices.settle(masks, lambda gone: self._put_again(gone, masks))
+        self._session.notices.settle(masks, lambda gone: self._put_again(gone, masks), since)
         events = [Pushed(record.without_history()) for record in records]
         segment = self._session.segment(events, verb=verb)
-        pending = _Pending(segment, *encode_segment(segment), masks, previews, pushed)
+        pending = _Pending(segment, *encode_segment(segment), masks, previews, pushed, since)
         return self._commit(content, pending)
 
     # -- one step each ----------------------------------------------------------------------------
@@ -219,7 +223,7 @@ class Pusher:
         try:
             session.publish(pending.segment, pending.key, pending.data)
             may_be_purged = session.notices.settle(
-                pending.masks, lambda gone: self._put_again(gone, pending.masks)
+                pending.masks, lambda gone: self._put_again(gone, pending.masks), pending.since
             )
             purged = may_be_purged and not self._still_claimed(pending)
         except (StoreUnavailableError, ConflictError):

@@ -17,7 +17,6 @@ LEAST_STEPS = {
     "compact": 16,
     "prune": 10,
     "purge": 30,
-    "sync": 20,
 }
 
 
