@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "stats": "Say what is kept and what that saves.",
         "export": "Write concepts to an archive, or the catalogue for other engines.",
         "import": "Push the concepts of an archive.",
+        "sync": "Bring another registry up to this one: a backup, and the way back.",
         "gallery": "Write pages to look at, a card for every concept.",
         "cache": "List or free the masks kept on this machine.",
     },

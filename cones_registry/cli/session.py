@@ -49,11 +49,16 @@ class Session:
         )
 
     def add_storage_option(self, text: str) -> None:
-        """Take `KEY=VALUE`; a VALUE that reads as JSON (true, 3, {"a": 1}) is that, else text."""
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise UsageError(f"'{text}' is no storage option; expected KEY=VALUE, as anon=true")
-        try:
-            self.storage_options[key] = json.loads(value)
-        except ValueError:
-            self.storage_options[key] = value
+        """Take `KEY=VALUE`."""
+        self.storage_options |= storage_option(text)
+
+
+def storage_option(text: str) -> dict[str, Any]:
+    """`KEY=VALUE`; a VALUE that reads as JSON (true, 3, {"a": 1}) is that, else text."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"'{text}' is no storage option; expected KEY=VALUE, as anon=true")
+    try:
+        return {key: json.loads(value)}
+    except ValueError:
+        return {key: value}

@@ -78,8 +78,33 @@ class Quotas:
         self.all()
         return self._known.get(owner, Quota(owner, None, None))
 
-    def put(self, owner: str, concepts: int | None, size: int | None) -> Quota:
-        """Set both limits of an owner; None: no limit."""
+    def generations(self) -> dict[str, tuple[int, Quota]]:
+        """Owner -> (how often the quota was set, the quota), of every owner who ever had one."""
+        latest = self._latest("")
+        wanted = {keys.quota_key(owner, number): owner for owner, number in latest.items()}
+        return {
+            wanted[key]: (latest[wanted[key]], _decode(key, data))
+            for key, data in self._session.store.get_many(wanted)
+            if data is not None
+        }
+
+    def put(
+        self,
+        owner: str,
+        concepts: int | None,
+        size: int | None,
+        *,
+        above: int = 0,
+        verb: str = "",
+    ) -> Quota:
+        """Set both limits of an owner.
+
+        Args:
+            owner: whose.
+            concepts, size: the limits; None: no limit.
+            above: count as set at least so often before.
+            verb: the user's, where it is not "quota".
+        """
         self._session.require_writable()
         check_name(owner, "owner")
         for what, limit in (("concepts", concepts), ("bytes", size)):
@@ -87,7 +112,7 @@ class Quotas:
                 raise UsageError(f"a quota of {quote(limit)} {what} cannot be; give 0 or more")
         body = {"owner": owner, "concepts": concepts, "bytes": size}
         while True:
-            generation = self._latest(f"{owner}/").get(owner, 0) + 1
+            generation = max(above, self._latest(f"{owner}/").get(owner, 0)) + 1
             try:
                 # The maker makes two equal settings two: the later one is a change of its own.
                 data = seal("quota", body | {"maker": str(ULID())})
@@ -97,7 +122,7 @@ class Quotas:
                 continue
         self._read = float("-inf")
         self._session.fresh_now()
-        self._session.commit([QuotaSet(owner, concepts, size)])
+        self._session.commit([QuotaSet(owner, concepts, size)], verb=verb)
         return Quota(owner, concepts, size)
 
     def _latest(self, folder: str) -> dict[str, int]:

@@ -38,6 +38,7 @@ from cones_registry.registry.quotas import Quota, Quotas, usage
 from cones_registry.registry.session import Session, create_root, read_root
 from cones_registry.registry.similar import Similar, nearest
 from cones_registry.registry.statistics import Statistics, statistics
+from cones_registry.registry.sync import SyncPlan, plan_sync
 from cones_registry.registry.tuned import tuned_for
 from cones_registry.resolver import DEFAULT_MAX_DENSITY, Composition, Member, resolve
 from cones_registry.resolver.sketch import FORMAT
@@ -652,6 +653,26 @@ class Registry:
         elif ref is not None:
             wanted = as_ref(ref, self.default_owner)
         return plan_purge(self._session, owner, wanted)
+
+    def plan_sync(
+        self, dest: Registry, *, filters: Sequence[str] = (), delete: bool = False
+    ) -> SyncPlan:
+        """What `dest` lacks of what is here; `.execute()` copies it: a backup, and the way back.
+
+        Versions keep their numbers, tags, aliases and provenance. What only `dest` has stays, and
+        numbers that stand for something else there are reported, not overwritten.
+
+        Args:
+            dest: another registry, on any store.
+            filters: only versions that fit all of these, as ``owner=alice`` (`cones list --help`).
+                Quotas are copied only without any.
+            delete: hide there what is not in use here (`restore` shows it again), and take back
+                tags, aliases and quotas that were changed there.
+
+        Raises:
+            UsageError: both are at one place, or a filter that cannot be read.
+        """
+        return plan_sync(self._session, dest._session, filters, delete=delete)
 
     def stats(self, *, list_store: bool = False) -> Statistics:
         """What the registry holds, and what the same concepts would take in other forms.

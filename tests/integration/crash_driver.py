@@ -46,6 +46,7 @@ def prepare(folder: Path) -> None:
     registry.compact(grace=0)
     registry.tag("bob/cat", add=["pet"])
     registry.close()
+    prepare_source(folder)
 
 
 def push(registry: Registry) -> dict[str, int]:
@@ -84,8 +85,27 @@ def purge(registry: Registry) -> dict[str, int]:
     return {}
 
 
+def sync(registry: Registry) -> dict[str, int]:
+    """The registry is what is copied to; its own versions clash with none of the source's."""
+    place = Path(registry.url.removeprefix("file://"))
+    source = Registry.open(place.with_name("source"), cache=place.with_name("source-cache"))
+    result = source.plan_sync(registry).execute()
+    assert result.ok, result
+    assert registry.get("zoe/fox:prod").version == 2
+    return {"zoe/fox:1": 21, "zoe/fox:2": 22, "zoe/elk:1": 21}
+
+
+def prepare_source(folder: Path) -> None:
+    source = Registry.create(folder / "source", cache=folder / "source-cache")
+    for name, seed in (("fox", 21), ("fox", 22), ("elk", 21), ("old", 23)):
+        source.push(f"zoe/{name}", mask_of(seed))
+    source.alias("zoe/fox:2", "prod")
+    source.remove("zoe/old")
+    source.close()
+
+
 OPERATIONS: dict[str, Callable[[Registry], dict[str, int]]] = {
-    each.__name__: each for each in (push, push_key, push_many, alias, compact, prune, purge)
+    each.__name__: each for each in (push, push_key, push_many, alias, compact, prune, purge, sync)
 }
 
 

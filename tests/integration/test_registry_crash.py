@@ -17,6 +17,7 @@ LEAST_STEPS = {
     "compact": 16,
     "prune": 10,
     "purge": 30,
+    "sync": 20,
 }
 
 
