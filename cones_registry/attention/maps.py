@@ -13,8 +13,12 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from cones_registry.attention.modules import TextAttention, text_attentions
+from cones_registry.attention.modules import TextAttention, original, text_attentions
 from cones_registry.errors import UsageError
+
+# Processors whose probabilities are those of ``_probabilities``. Others add rotary embeddings, norm
+# over all heads, attend linearly, or attend to text and picture together.
+_KNOWN = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
 
 
 class AttentionMaps:
@@ -84,7 +88,11 @@ def record_maps(unet: Any) -> Iterator[AttentionMaps]:
     Works with served K/V rows and with plain pipelines alike. Only calls of this thread are seen,
     and nothing that is drawn changes. Calls of another batch size start the sums anew, so draw one
     batch.
+
+    Raises:
+        UsageError: attention that is computed in a way not known here.
     """
+    _require_known(unet)
     maps, thread = AttentionMaps(), threading.get_ident()
     hooks = []
     for block in text_attentions(unet):
@@ -101,6 +109,17 @@ def record_maps(unet: Any) -> Iterator[AttentionMaps]:
     finally:
         for each in hooks:
             each.remove()
+
+
+def _require_known(unet: Any) -> None:
+    for block in text_attentions(unet):
+        kind = type(getattr(block.module, "processor", None)).__name__
+        if kind not in _KNOWN:
+            raise UsageError(
+                f"attention maps are not known for {type(original(unet)).__name__}: its "
+                f"{block.path} attends by {kind}. Expected cross-attention by "
+                f"{', '.join(_KNOWN[:2])}, as in Stable Diffusion 1, 2 and XL, Kolors and PixArt"
+            )
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from cones_registry.batch.subject import Subject, parse_subjects
 from cones_registry.batch.worker import Worker
 from cones_registry.codec import decode, encode, read_footer, read_ranks
 from cones_registry.errors import ConesError, ConflictError, CorruptDataError, NotFoundError
-from cones_registry.extraction import Extractor
+from cones_registry.extraction import ExtractionSettings, Extractor
 from cones_registry.ranking import ranks_of
 from cones_registry.record import Provenance
 from cones_registry.store import Store
@@ -66,6 +66,7 @@ class Lesson:
                 seed=subject.seed,
                 prompts=subject.prompts or None,
                 companions=subject.companions,
+                settings=ExtractionSettings(size=subject.size, projections=subject.projections),
                 progress=None,
             )
         except Exception as error:  # one subject's failure is its result, whatever raised it

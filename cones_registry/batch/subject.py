@@ -21,6 +21,8 @@ from cones_registry.batch.fields import (
 )
 from cones_registry.errors import UsageError
 from cones_registry.extraction import METHODS
+from cones_registry.extraction.settings import PROJECTIONS, Projections
+from cones_registry.picture_size import MAX_SIDE, check_side
 from cones_registry.record import SCOPES
 from cones_registry.refs import parse_ref
 from cones_registry.seed import MAX_SEED
@@ -32,7 +34,8 @@ class Subject:
 
     line: number in the file, from 1. name: ``[owner/]name``. images: a folder, or files. What is
     None is the method's own; a token is chosen. companions: folder of pictures of other things.
-    keep_scores: keep how the neurons rank, so that the mask can be cut later.
+    keep_scores: keep how the neurons rank, so that the mask can be cut later. size: pixels on a
+    side to learn at. projections: "kv", or "k" or "v" alone, which may have members.
     """
 
     line: int
@@ -51,6 +54,8 @@ class Subject:
     tags: tuple[str, ...] = ()
     note: str = ""
     keep_scores: bool = False
+    size: int | None = None
+    projections: Projections = "kv"
 
 
 def parse_subjects(lines: str) -> tuple[list[Subject], list[BadLine]]:
@@ -96,4 +101,6 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "tags": texts,
     "note": text,
     "keep_scores": flag,
+    "size": lambda name, value: check_side(name, whole(1, MAX_SIDE)(name, value)),
+    "projections": one_of(*PROJECTIONS),
 }

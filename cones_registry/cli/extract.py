@@ -136,8 +136,9 @@ def command(
     cones extract --batch subjects.jsonl --base demo --out run
 
     A file of subjects has one JSON object a line: name, images, token, class_noun and, as above,
-    method, scope, density, tau, steps, seed, prompts, companions, keep_scores, tags, note. A run
-    that was stopped is started again with the same command and learns only what is missing.
+    method, scope, density, tau, steps, seed, prompts, companions, keep_scores, size, projections,
+    tags, note. A run that was stopped is started again with the same command and learns only what
+    is missing.
     """
     given = _given()
     if subjects is not None:

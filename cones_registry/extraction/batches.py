@@ -7,6 +7,7 @@ with, so that "the same data" means just that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -143,15 +144,12 @@ class Batches:
                 rows=settings.rows,
                 size=size,
             )
+        subject = ExampleBank.of(
+            base, [*alone, *company], token=token, class_noun=noun, rows=settings.rows
+        )
         return cls(
-            schedule,
-            subject=ExampleBank.of(
-                base,
-                [*alone, *company],
-                token=token,
-                class_noun=noun,
-                rows=settings.rows,
-            ),
+            schedule.shifted(subject.texts.mu),
+            subject=subject,
             collage_count=len(company),
             prior=prior,
             settings=weighed,
@@ -167,6 +165,17 @@ class Batches:
             numbers = self._prior_deck.deal(self._prior_count, self._generator)
             found.append((self._settings.prior_weight, self._draw(self._prior, numbers)))
         return found
+
+    def peek(self) -> list[tuple[float, Draw]]:
+        """What ``next`` will give."""
+        cards = [copy(deck) for deck, _ in self._decks], copy(self._prior_deck)
+        state = self._generator.get_state()
+        try:
+            return self.next()
+        finally:
+            self._generator.set_state(state)
+            self._decks = [(deck, n) for deck, (_, n) in zip(cards[0], self._decks, strict=True)]
+            self._prior_deck = cards[1]
 
     def _draw(self, bank: ExampleBank, numbers: torch.Tensor) -> Draw:
         timesteps = self._schedule.stratified(

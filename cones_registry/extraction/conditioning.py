@@ -43,6 +43,11 @@ class Texts:
     size: int = 0
     call: StockCall | None = None
 
+    @property
+    def mu(self) -> float | None:
+        """What the pipeline's scheduler is told of the pictures' size, if anything."""
+        return None if self.call is None else self.call.mu
+
     def predict(
         self,
         base: BaseModel,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from cones_registry.extraction.methods import Method
 from cones_registry.extraction.noise import NoiseSchedule
 from cones_registry.extraction.prior import default_cache_folder
 from cones_registry.extraction.progress import Progress, reporting
+from cones_registry.extraction.recomputing import can_recompute, recomputing
 from cones_registry.extraction.settings import ExtractionSettings, check_seed
 from cones_registry.extraction.subject_images import SubjectImages
 from cones_registry.extraction.target import Target
@@ -130,7 +132,10 @@ class Extractor:
             reporting(progress, f"{chosen.name} {materials.name}") as on_step,
         ):
             loss = self._loss(materials, settings, scope, chosen.batch_size, seed)
-            learnt = chosen.learn(loss, target=target, on_step=on_step)
+            needed = estimate(self.base, loss)
+            needed.require()
+            with self._activations(settings.recompute, needed.recompute):
+                learnt = chosen.learn(loss, target=target, on_step=on_step)
         if learnt.mask.density > max_density:
             raise LimitExceededError(
                 f"the mask shuts {learnt.mask.density:.1%} of the neurons; the limit is "
@@ -192,8 +197,9 @@ class Extractor:
             prompts=prompts,
             companions=companions,
         )
-        loss = self._loss(materials, settings, scope, chosen.batch_size, 0)
-        return estimate(self.base, loss)
+        with self.base.frozen():
+            loss = self._loss(materials, settings, scope, chosen.batch_size, 0)
+            return estimate(self.base, loss)
 
     def tune(
         self,
@@ -223,18 +229,36 @@ class Extractor:
             tuning = replace(tuning, steps=steps)
         check_seed(seed)
         title = f"tune {len(composition.members)} concepts"
-        with self.base.frozen(), reporting(progress, title) as on_step:
+        settings = settings or ExtractionSettings()
+        with (
+            self.base.frozen(),
+            self._activations(settings.recompute),
+            reporting(progress, title) as on_step,
+        ):
             return tune(
                 self.base,
                 self.schedule,
                 composition,
                 images,
                 tuning=tuning,
-                settings=settings or ExtractionSettings(),
+                settings=settings,
                 seed=seed,
                 cache_folder=self.cache_folder,
                 on_step=on_step,
             )
+
+    def _activations(
+        self, chosen: bool | None, advised: bool = False
+    ) -> AbstractContextManager[None]:
+        """Activations are kept for the gradient, or computed again: as chosen, else as advised."""
+        if not (advised if chosen is None else chosen):
+            return nullcontext()
+        if not can_recompute(self.base.denoiser):
+            raise UsageError(
+                f"recompute=True, but {type(self.base.denoiser).__name__} has no activation "
+                "checkpointing in diffusers. Leave it out, or learn at a smaller size"
+            )
+        return recomputing(self.base.denoiser)
 
     def _loss(
         self,

@@ -93,8 +93,8 @@ def _ratio(
 ) -> float | None:
     if not examples:
         return None
-    schedule = NoiseSchedule.of(base.pipeline.scheduler)
     bank = ExampleBank.of(base, examples, token=token, class_noun=class_noun)
+    schedule = NoiseSchedule.of(base.pipeline.scheduler).shifted(bank.texts.mu)
     generator = torch.Generator("cpu").manual_seed(seed)
     numbers = torch.arange(len(examples)).repeat_interleave(draws)
     levels = [schedule.stratified(draws, generator) for _ in examples]

@@ -71,8 +71,11 @@ class ConceptImplantingLoss:
 
     def __call__(self, flat: torch.Tensor) -> torch.Tensor:
         """The loss of the next batch with ``flat`` [N] for θ: a scalar, differentiable in it."""
-        parts = [weight * self._mean(flat, draw) for weight, draw in self._batches.next()]
-        return torch.stack(parts).sum()
+        return self._of(flat, self._batches.next())
+
+    def ahead(self, flat: torch.Tensor) -> torch.Tensor:
+        """The loss of the next batch, which stays the next one."""
+        return self._of(flat, self._batches.peek())
 
     def gradient(self, flat: torch.Tensor) -> tuple[torch.Tensor, float]:
         """∂L/∂θ at ``flat`` [N] on the next batch, float32 [N], and the loss.
@@ -94,6 +97,9 @@ class ConceptImplantingLoss:
                 "dtype='float32'"
             )
         return gradient, value
+
+    def _of(self, flat: torch.Tensor, draws: Sequence[tuple[float, Draw]]) -> torch.Tensor:
+        return torch.stack([weight * self._mean(flat, draw) for weight, draw in draws]).sum()
 
     def _mean(self, flat: torch.Tensor, draw: Draw) -> torch.Tensor:
         rows = draw.rows() if self.settings.scope == "subject" else None

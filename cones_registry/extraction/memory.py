@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_leaves
 
 from cones_registry.errors import LimitExceededError
+from cones_registry.extraction.recomputing import can_recompute, recomputing
 from cones_registry.quantities import size
 
 if TYPE_CHECKING:
@@ -29,37 +32,60 @@ class MemoryEstimate:
     Attributes:
         model: the base model, which is there already.
         vectors: numbers per neuron; see ``VECTORS``.
-        activations: what a batch keeps for the gradient; None where it was not measured.
+        activations: what a batch takes for its gradient; None where it was not measured.
+        recomputed: the same with activation checkpointing; None where the model has none, or it
+            was not measured.
         free: what is free on the device now; None if the system does not say.
+        dtype: what the base model computes in, ``"float32"``.
     """
 
     model: int
     vectors: int
     activations: int | None
+    recomputed: int | None
     free: int | None
+    dtype: str = "float32"
 
     @property
     def needed(self) -> int:
-        """Bytes needed besides the base model."""
+        """Bytes needed besides the base model, with everything kept for the gradient."""
         return self.vectors + (self.activations or 0)
 
     @property
+    def least(self) -> int:
+        """Bytes needed besides the base model, with activation checkpointing if there is any."""
+        return self.vectors + min(self.activations or 0, self.recomputed or self.activations or 0)
+
+    @property
     def fits(self) -> bool:
-        """Whether there is room; also where the system does not say."""
-        return self.free is None or self.needed <= self.free
+        """Whether there is room in one way or the other; also where the system does not say."""
+        return self.free is None or self.least <= self.free
+
+    @property
+    def recompute(self) -> bool:
+        """Whether there is room with activation checkpointing alone."""
+        return self.fits and self.free is not None and self.needed > self.free
 
     def require(self) -> None:
         """Raise LimitExceededError where there is no room."""
         if not self.fits:
+            lighter = (
+                ", in bfloat16, which takes half (--dtype bfloat16)"
+                if self.dtype == "float32"
+                else ""
+            )
             raise LimitExceededError(
-                f"{self}. Learn on a device with more memory, at a smaller size (--size), or with "
-                "another base model"
+                f"{self}. Learn on a device with more memory, at a smaller size (--size){lighter}, "
+                "or with another base model"
             )
 
     def __str__(self) -> str:
         said = [f"base model {size(self.model)}", f"neurons {size(self.vectors)}"]
         if self.activations is not None:
-            said.append(f"a batch {size(self.activations)}")
+            batch = f"a batch {size(self.activations)}"
+            if self.recomputed is not None:
+                batch += f" ({size(self.recomputed)} with activation checkpointing)"
+            said.append(batch)
         free = "" if self.free is None else f"; {size(self.free)} are free"
         return f"learning takes {', '.join(said)}{free}"
 
@@ -67,29 +93,82 @@ class MemoryEstimate:
 def estimate(base: BaseModel, loss: ConceptImplantingLoss | None = None) -> MemoryEstimate:
     """Bytes that learning on ``base`` takes; with ``loss``, of its batches too (one forward)."""
     vectors = VECTORS * 4 * base.layer_table.neuron_count
-    activations = None if loss is None else _kept_for_gradient(base, loss)
-    return MemoryEstimate(base.byte_count, vectors, activations, _free(base.device))
+    activations, recomputed = (None, None) if loss is None else _kept_for_gradient(base, loss)
+    return MemoryEstimate(
+        base.byte_count,
+        vectors,
+        activations,
+        recomputed,
+        _free(base.device),
+        str(base.dtype).removeprefix("torch."),
+    )
 
 
-def _kept_for_gradient(base: BaseModel, loss: ConceptImplantingLoss) -> int:
-    """Bytes that one batch keeps until its gradient is there; nothing is kept in measuring."""
-    own = {each.untyped_storage().data_ptr() for each in base.denoiser.parameters()}
-    recent: deque[torch.Tensor] = deque(maxlen=32)  # so that their memory is not used anew
-    total = 0
+class _Kept:
+    """Memory that would be kept for the gradient: bytes of each storage, once.
 
-    def pack(tensor: torch.Tensor) -> None:
-        nonlocal total
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own and all(each.untyped_storage().data_ptr() != place for each in recent):
-            total += tensor.untyped_storage().nbytes()
-            recent.append(tensor.detach())
+    Storages are known by weak references: they are let go, but none gets the place of another.
+    """
 
-    def unpack(_: Any) -> torch.Tensor:
-        raise RuntimeError("nothing was kept for a gradient")
+    def __init__(self, apart: set[StorageWeakRef]) -> None:
+        self._apart = apart
+        self.sizes: dict[StorageWeakRef, int] = {}
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        loss(loss.weights.values.detach().requires_grad_())
-    return total
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        known = StorageWeakRef(storage)
+        if known not in self._apart:
+            self.sizes[known] = storage.nbytes()
+
+    def instead_of_keeping(self) -> AbstractContextManager[None]:
+        """Tensors that are saved for the gradient while the block runs are added, and let go."""
+
+        def unpack(_: Any) -> torch.Tensor:
+            raise RuntimeError("nothing was kept for a gradient")
+
+        hooks: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(
+            self.add, unpack
+        )
+        return hooks
+
+
+def _kept_for_gradient(base: BaseModel, loss: ConceptImplantingLoss) -> tuple[int, int | None]:
+    """Bytes that one batch takes until its gradient is there; nothing is kept in measuring.
+
+    Returns what every operator keeps; and the inputs of blocks with what the largest block keeps,
+    which is computed again. To both comes as much as the largest block keeps, for gradients on
+    their way through it.
+    """
+    flat = loss.weights.values.detach().requires_grad_()
+    apart = {StorageWeakRef(each.untyped_storage()) for each in (flat, *base.denoiser.parameters())}
+    outside, inputs = _Kept(apart), _Kept(apart)
+    blocks: list[_Kept] = []
+
+    def run(block: Any, *given: Any, **named: Any) -> Any:
+        inside = _Kept(apart)
+        for each in tree_leaves((given, named)):
+            if isinstance(each, torch.Tensor):
+                inputs.add(each)
+        with inside.instead_of_keeping():
+            found = block(*given, **named)
+        blocks.append(inside)
+        return found
+
+    with outside.instead_of_keeping():
+        if not can_recompute(base.denoiser):
+            loss.ahead(flat)
+            return sum(outside.sizes.values()), None
+        with recomputing(base.denoiser, run=run):
+            loss.ahead(flat)
+    every = dict(outside.sizes)
+    for each in blocks:
+        every |= each.sizes
+    left = outside.sizes | inputs.sizes
+    largest = max(
+        (sum(each.sizes[one] for one in each.sizes.keys() - left.keys()) for each in blocks),
+        default=0,
+    )
+    return sum(every.values()) + largest, sum(left.values()) + 2 * largest
 
 
 def _free(device: torch.device) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class NoiseSchedule:
                 f"with alphas_cumprod that predicts one of {', '.join(PREDICTIONS)}"
             )
         return cls(alphas.detach().float().cpu(), prediction)
+
+    def shifted(self, mu: float | None) -> NoiseSchedule:
+        """The schedule for pictures of a size for which the pipeline says ``mu``."""
+        return self
 
     def noisy(
         self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -102,22 +106,32 @@ class FlowSchedule(NoiseSchedule):
     logit-normal distribution, shifted to σ = s σ′ / (1 + (s − 1) σ′).
     Source: Scaling Rectified Flow Transformers, arXiv 2403.03206, sections 3.1 and 5.3.2.
 
-    steps: timesteps in all. shift: s.
+    steps: timesteps in all. shift: s. dynamic: how s follows from the μ that pipelines compute from
+    a picture's size: "exponential" (s = exp μ), "linear" (s = μ), or None: it does not.
     """
 
     steps: int = 1000
     shift: float = 1.0
+    dynamic: str | None = None
 
     @classmethod
     def of_flow(cls, scheduler: Any) -> FlowSchedule:
         """Read it off a diffusers scheduler of flow matching."""
         config = scheduler.config
         shift = float(config.get("shift") or config.get("flow_shift") or 1.0)
-        if config.get("use_dynamic_shifting"):
-            # By the size of the picture; the largest that the model was trained with.
-            shift = math.exp(float(config.get("max_shift") or 1.15))
         steps = int(config.get("num_train_timesteps") or 1000)
-        return cls(torch.zeros(0), "velocity", steps, shift)
+        schedule = cls(torch.zeros(0), "velocity", steps, shift)
+        if config.get("use_dynamic_shifting"):
+            kind = str(config.get("time_shift_type") or "exponential")
+            largest = float(config.get("max_shift") or 1.15)  # until the picture's size is known
+            schedule = replace(schedule, dynamic=kind).shifted(largest)
+        return schedule
+
+    def shifted(self, mu: float | None) -> FlowSchedule:
+        """The schedule for pictures of a size for which the pipeline says ``mu``."""
+        if mu is None or self.dynamic is None:
+            return self
+        return replace(self, shift=mu if self.dynamic == "linear" else math.exp(mu))
 
     def target(
         self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor

@@ -61,6 +61,8 @@ class ExtractionSettings:
     size: pixels on a side that pictures are learnt at; None: the model's own. Smaller takes less
         memory, where the model draws at several sizes (FLUX.1, Qwen-Image, Stable Diffusion 3).
     projections: which of a block's projections may have members: "kv" both, "k" or "v" one.
+    recompute: activation checkpointing, which takes a third more time and a fraction of the memory.
+        None: where there is no room otherwise.
     Raises UsageError for values that cannot be.
     """
 
@@ -75,6 +77,7 @@ class ExtractionSettings:
     rows: RowChoice = "phrase"
     size: int | None = None
     projections: Projections = "kv"
+    recompute: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.collage_share <= 1:

@@ -8,6 +8,7 @@ a second time: the first call that the pipeline makes is recorded and not carrie
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ class StockCall:
         latents_shape: of one picture, as the denoiser reads it: [C, h, w], or packed [n, 4 C].
         scale: what the denoiser is told for a timestep / that timestep.
         pack: what the pipeline makes of latents [n, C, h, w] first; None: nothing.
+        mu: how far it shifts noise levels for pictures of this size; None where its scheduler
+            shifts them by a constant, or not at all.
     """
 
     arguments: dict[str, Any]
@@ -51,6 +54,7 @@ class StockCall:
     scale: float
     timestep_dtype: torch.dtype
     pack: Any = field(default=None, repr=False)
+    mu: float | None = None
 
     @property
     def embeddings(self) -> torch.Tensor:
@@ -147,7 +151,8 @@ def record_call(base: BaseModel, prompts: Sequence[str], size: int) -> StockCall
 
 def _recorded(base: BaseModel, prompts: list[str], size: int) -> StockCall:
     view = copy.copy(base.pipeline)
-    view.__dict__["scheduler"] = copy.deepcopy(view.scheduler)
+    view.__dict__["scheduler"] = scheduler = copy.deepcopy(view.scheduler)
+    shifts = _note_shifts(scheduler)
     view.__dict__[base.denoiser_name] = _Recorder(base.denoiser)
     own_settings = dict(getattr(view, "_progress_bar_config", {}))
     view.set_progress_bar_config(**(own_settings | {"disable": True}))
@@ -163,8 +168,23 @@ def _recorded(base: BaseModel, prompts: list[str], size: int) -> StockCall:
         with base.lock:
             view(prompt=prompts, num_inference_steps=2, generator=generators, **arguments)
     except _Recorded as recorded:
-        return _call(base, view, recorded.arguments, len(prompts))
+        call = _call(base, view, recorded.arguments, len(prompts))
+        return replace(call, mu=shifts[-1] if shifts else None)
     raise UsageError(f"{type(view).__name__} draws without calling its denoiser")
+
+
+def _note_shifts(scheduler: Any) -> list[float | None]:
+    """What a scheduler is told as ``mu``, from now on."""
+    told: list[float | None] = []
+    stock = scheduler.set_timesteps
+
+    @functools.wraps(stock)  # pipelines look at what it takes
+    def set_timesteps(*args: Any, **named: Any) -> Any:
+        told.append(named.get("mu"))
+        return stock(*args, **named)
+
+    scheduler.set_timesteps = set_timesteps
+    return told
 
 
 def _call(base: BaseModel, view: Any, arguments: dict[str, Any], count: int) -> StockCall:

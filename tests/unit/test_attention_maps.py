@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 PROMPT = "a photo of a sks dog on wall"
 
 
+@pytest.mark.parametrize("family", ["sana", "hunyuan-dit", "stable-diffusion-3"])
+def test_attention_that_is_not_known_is_refused(
+    family_folder: Callable[[str], Path], family: str
+) -> None:
+    from cones_registry.base_model import BaseModel
+
+    base = BaseModel.load(family_folder(family), device="cpu")
+    with (
+        pytest.raises(UsageError, match=r"not known for .* attends by"),
+        record_maps(base.denoiser),
+    ):
+        pytest.fail("the block must not run")
+
+
 def draw_plain(base: "BaseModel") -> Any:
     return base.pipeline(
         PROMPT,

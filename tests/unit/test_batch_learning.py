@@ -103,6 +103,19 @@ def test_each_line_becomes_a_version_and_each_chunk_a_commit(
     assert len(segments) == 2
 
 
+def test_a_line_says_at_what_size_and_in_which_projections_it_is_learnt(
+    tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
+) -> None:
+    text = lines(photos, size=24, projections="v").splitlines()[0]
+    report, _ = learn(text, tmp_path / "out", registry, tiny_pipeline_folder)
+    assert report.succeeded
+    mask = registry.pull("alice/dog")
+    assert {layer.kind for layer in mask.table if mask.count(layer.name)} == {"v"}
+    provenance = registry.get("alice/dog").provenance
+    assert provenance is not None
+    assert provenance.parameters["size"] == 24
+
+
 def test_interrupted_run_learns_and_pushes_nothing_twice(
     tiny_pipeline_folder: Path, photos: Path, registry: Registry, tmp_path: Path
 ) -> None:
@@ -190,6 +203,9 @@ GOOD = {"name": "alice/dog", "images": "photos", "token": "sks", "class_noun": "
         {"seed": -1},
         {"tags": "dog"},
         {"keep_scores": 1},
+        {"size": 20},
+        {"size": 1.5},
+        {"projections": "q"},
         {"colour": "red"},
     ],
 )

@@ -1,17 +1,19 @@
 """Families beside Stable Diffusion, each as a tiny pipeline of its own classes: learning."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from cones_registry.base_model import BaseModel
 from cones_registry.extraction import ExtractionSettings, Extractor, Gates, held_out_losses
 from cones_registry.extraction.conditioning import encode_pictures, encode_texts
-from cones_registry.extraction.noise import FlowSchedule
+from cones_registry.extraction.noise import FlowSchedule, NoiseSchedule
 
 FAMILIES = (
     "pixart",
@@ -127,3 +129,31 @@ def test_members_are_where_projections_say(
     )
     kinds = {layer.kind for layer in base.layer_table if extraction.mask.count(layer.name)}
     assert kinds == {"v"}
+
+
+@pytest.mark.parametrize("shift_type", ["exponential", "linear"])
+def test_noise_levels_are_shifted_by_the_size_of_the_pictures_as_the_pipeline_shifts_them(
+    family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, shift_type: str
+) -> None:
+    base = BaseModel.load(family_folder("flux"), device="cpu")
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.3,
+        base_image_seq_len=16,
+        max_image_seq_len=64,
+        time_shift_type=shift_type,
+    )
+    monkeypatch.setattr(base.pipeline, "scheduler", scheduler)
+    shifts = []
+    for size in (16, 32):
+        texts = encode_texts(base, ["a dog"], size=size)
+        schedule = NoiseSchedule.of(scheduler).shifted(texts.mu)
+        assert isinstance(schedule, FlowSchedule)
+        shifts.append(schedule.shift)
+        scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=texts.mu)
+        # The pipeline's own levels: 1/2 becomes s / (1 + s).
+        assert float(scheduler.sigmas[1]) == pytest.approx(schedule.shift / (1 + schedule.shift))
+    mus = (0.5, 1.3)  # 16 and 64 packed latents
+    expected = mus if shift_type == "linear" else [math.exp(mu) for mu in mus]
+    assert shifts == pytest.approx(expected)
