@@ -113,7 +113,7 @@ class BaseModel:
             MissingExtraError: a part needs a library that is not installed.
             StoreUnavailableError: the hub cannot be reached.
         """
-        place = _device(device)
+        place = device_of(device)
         folder = open_source(source)
         kind = _dtype(dtype, folder, place)
         key = (folder.path, folder.stamp, str(place), kind)
@@ -237,7 +237,8 @@ class BaseModel:
         )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device of this name; ``"auto"`` is a GPU if there is one. UsageError for no device."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cones_registry.errors import NotFoundError, UsageError
+from cones_registry.errors import ConflictError, NotFoundError, UsageError
 from cones_registry.quantities import counted
 
-from .runs import EngineChoice, opened_compositions, run_options, shown_progress
+from .runs import EngineChoice, opened_compositions, run_options, show_report, shown_progress
 from .session import Session
 from .verb import shared_options, verb
 
 if TYPE_CHECKING:
     from cones_registry.evaluation.plan import EvaluationPlan
+    from cones_registry.evaluation.rows import Row
     from cones_registry.evaluation.scoring import Measure
+    from cones_registry.registry import Registry
 
 _PATH = click.Path(path_type=Path)
 PRESET_NAMES = ("paper", "customconcept101", "clip", "demo")
 FORM_NAMES = ("markdown", "json", "latex")
 SECONDS_PER_PICTURE = 0.15
 """Of the demo base on one slow core; see tools/results/table.md."""
+SECONDS_PER_TRAINING = 60.0
 
 
 @click.group(params=shared_options(registry=False, reads=False))
@@ -34,7 +38,8 @@ def command() -> None:
 
     A plan (schema/evaluation.md) names subjects, prompts, seeds and rows: concepts, rivals trained
     for comparison, the base model alone, real pictures. `plan` counts, `generate` draws, `score`
-    measures any folder of pictures, `table` puts rows side by side.
+    measures any folder of pictures, `table` puts rows side by side. `benchmark` does all of it for
+    a published list of subjects or for your own photos.
     """
 
 
@@ -50,7 +55,7 @@ def command() -> None:
 @click.option(
     "--seconds-per-training",
     type=click.FloatRange(min=0),
-    default=60.0,
+    default=SECONDS_PER_TRAINING,
     show_default=True,
     help="Of a rival, for each subject.",
 )
@@ -58,7 +63,15 @@ def plan(
     session: Session, file: Path, seconds_per_picture: float, seconds_per_training: float
 ) -> None:
     """Say what PLAN draws and about how long it takes; loads no model."""
-    chosen = _plan(file)
+    _say_plan(session, _plan(file), seconds_per_picture, seconds_per_training)
+
+
+def _say_plan(
+    session: Session,
+    chosen: EvaluationPlan,
+    seconds_per_picture: float = SECONDS_PER_PICTURE,
+    seconds_per_training: float = SECONDS_PER_TRAINING,
+) -> None:
     seconds = chosen.estimate(seconds_per_picture, seconds_per_training)
     counts = chosen.counts()
     if session.output.as_json:
@@ -111,10 +124,25 @@ def generate(
     registry = None
     if any(row.concepts is not None for row in rows):
         registry = session.open(read_only=True)
+    choice = EngineChoice(**engine)
+    _draw(session, chosen, rows, out, base, registry, choice, batch_size, keep_going=keep_going)
+
+
+def _draw(
+    session: Session,
+    chosen: EvaluationPlan,
+    rows: Sequence[Row],
+    out: Path,
+    base: str,
+    registry: Registry | None,
+    choice: EngineChoice,
+    batch_size: int,
+    *,
+    keep_going: bool = False,
+) -> None:
     from cones_registry.batch.evaluating import RowSettings, draw_row
 
     compositions = opened_compositions(registry)
-    choice = EngineChoice(**engine)
     missing = 0
     for row in rows:
         with shown_progress(session, row.name, "picture") as on_progress:
@@ -152,7 +180,7 @@ def generate(
     help="Real pictures of a subject, for folders that do not say; repeatable.",
 )
 @click.option("--method", help="Name of the row in tables; else the gallery's or the folder's.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True)
 def score(
     session: Session,
     folders: tuple[Path, ...],
@@ -168,15 +196,25 @@ def score(
     FOLDER is what `cones evaluate generate` wrote, or samples/ with prompts.json (picture's name
     without suffix -> prompt, as CustomConcept101 has it), or pictures that carry their recipe.
     """
+    measure = _measure(preset_name, clip, dino, device)
+    given = dict(_reference(text) for text in references)
+    _score(session, folders, measure, given, method)
+
+
+def _score(
+    session: Session,
+    folders: Sequence[Path],
+    measure: Measure,
+    given: Mapping[str, Path] | None = None,
+    method: str | None = None,
+) -> None:
     from cones_registry.evaluation.gallery import read_gallery
     from cones_registry.evaluation.scores import KEY
     from cones_registry.evaluation.scoring import score_gallery
 
-    measure = _measure(preset_name, clip, dino, device)
-    given = dict(_reference(text) for text in references)
     documents = []
     for folder in folders:
-        gallery = read_gallery(folder, references=given, method=method)
+        gallery = read_gallery(folder, references=given or {}, method=method)
         with session.output.progress(gallery.method) as update:
             scores = score_gallery(gallery, measure, on_progress=update)
         scores.write(folder / KEY)
@@ -217,7 +255,126 @@ def table(
     session.output.message(f"written to {out}")
 
 
-for _verb in (plan, generate, score, table):
+@verb(registry=False)
+@click.argument("source", metavar="LIST|FOLDER", type=_PATH)
+@click.option("--out", required=True, type=_PATH, help="Folder of the run; started again, goes on.")
+@click.option("--base", required=True, metavar="MODEL", help="Folder, hub id or `demo`.")
+@click.option("--clip", type=_PATH, help="Folder of a CLIP model as transformers keeps it.")
+@click.option("--dino", type=_PATH, help="Folder of a DINO model, for a second image alignment.")
+@click.option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(PRESET_NAMES),
+    default="customconcept101",
+    show_default=True,
+)
+@click.option("--rival", "rivals", multiple=True, help="A baseline to train beside; repeatable.")
+@click.option(
+    "--sets",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="At most so many sets of each number of subjects; 0 is all.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--learning-steps", type=click.IntRange(min=1), help="Instead of the method's own number."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Only write the plan and say what it takes.")
+def benchmark(
+    session: Session,
+    source: Path,
+    out: Path,
+    base: str,
+    clip: Path | None,
+    dino: Path | None,
+    preset_name: str,
+    rivals: tuple[str, ...],
+    sets: int,
+    seeds: int,
+    learning_steps: int | None,
+    batch_size: int,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Learn, draw, score and tabulate subjects alone, in pairs, threes and fours.
+
+    LIST is a list as CustomConcept101 publishes it (dataset.json, dataset_multiconcept.json; MC++
+    has the same form), with its pictures and prompts beside it. FOLDER holds a folder of photos
+    for each subject, NOUN-NAME, as dog-rex.
+
+    \b
+    cones evaluate benchmark dataset_multiconcept.json --base ./sd15 --clip ./clip --out run
+    cones evaluate benchmark photos/ --base ./sd15 --clip ./clip --dino ./dino --out run
+
+    Concepts are kept in a registry in the run's folder. A run that was stopped goes on with the
+    same command.
+    """
+    from cones_registry.evaluation.benchmark import learning_lines, read_benchmark
+    from cones_registry.evaluation.fields import make_folder, read_object, write_object, write_text
+    from cones_registry.evaluation.report import FORMS
+    from cones_registry.evaluation.scores import read_scores
+    from cones_registry.evaluation.table import make_table
+
+    measure = None if dry_run else _measure(preset_name, clip, dino, device)
+    content = read_benchmark(source, sets=sets).plan(seeds=seeds, rivals=rivals)
+    make_folder(out)
+    file = out / "plan.json"
+    if file.exists() and read_object(file) != content:
+        raise ConflictError(
+            f"{out} holds a run of another plan. Give the options it was begun with, or draw to "
+            "another folder (--out)"
+        )
+    write_object(file, content)
+    chosen = _plan(file)
+    _say_plan(session, chosen)
+    if measure is None:
+        return
+    registry = _own_registry(out)
+    choice = EngineChoice("local", (device,), "auto", None, 1, 1.0, 0.0)
+    lines = learning_lines(chosen, steps=learning_steps)
+    _learn(session, lines, out / "learning", base, registry, choice)
+    _draw(session, chosen, chosen.rows, out, base, registry, choice, batch_size)
+    folders = [out / row.folder for row in chosen.rows]
+    _score(session, folders, measure)
+    made = make_table([read_scores(folder) for folder in folders])
+    for form, suffix in (("markdown", "md"), ("json", "json"), ("latex", "tex")):
+        write_text(out / f"table.{suffix}", FORMS[form](made))
+    session.output.line(str(out / "table.md"))
+    session.output.message(FORMS["markdown"](made))
+
+
+def _own_registry(out: Path) -> Registry:
+    """The registry in a run's folder, made where there is none."""
+    from cones_registry.registry import Registry
+
+    folder = out / "registry"
+    return Registry.open(folder) if folder.exists() else Registry.create(folder)
+
+
+def _learn(
+    session: Session, lines: str, out: Path, base: str, registry: Registry, choice: EngineChoice
+) -> None:
+    """Learn and push what the row of concepts draws with; what is there is not learnt again."""
+    from cones_registry.batch import run_learning
+
+    with shown_progress(session, "learning", "concept") as on_progress:
+        report = run_learning(
+            lines,
+            str(out),
+            registry,
+            engine=choice.make(opened_compositions(registry), session),
+            base=base,
+            device=choice.device,
+            on_progress=on_progress,
+        )
+    if not report.succeeded:
+        show_report(session, report, noun="concept", out=str(out))
+
+
+for _verb in (benchmark, plan, generate, score, table):
     command.add_command(_verb)
 
 

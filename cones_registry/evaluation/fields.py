@@ -21,10 +21,18 @@ Default = TypeVar("Default")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file; raises what ``read_json`` does, CorruptDataError for no object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CorruptDataError(f"{path} holds {quote(content)}, expected a JSON object")
+    return content
 
-    Raises NotFoundError, StoreUnavailableError (it may not be read) and CorruptDataError (no
-    object, numbers or characters that JSON text cannot hold).
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises NotFoundError, StoreUnavailableError (it may not be read) and CorruptDataError (no JSON,
+    numbers or characters that JSON text cannot hold).
     """
     try:
         text = path.read_text("utf-8")
@@ -47,8 +55,6 @@ def read_object(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CorruptDataError(f"{path} holds {quote(content)}, expected a JSON object")
     return content
 
 

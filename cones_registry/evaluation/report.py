@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from cones_registry.evaluation.bootstrap import LEVEL, Interval
-from cones_registry.evaluation.table import MEASURES, Table, TableRow
+from cones_registry.evaluation.table import Table, TableRow
 
 
 def markdown(table: Table) -> str:
@@ -20,9 +20,9 @@ def markdown(table: Table) -> str:
         [row.method, *(_short_cell(row, count) for count in table.columns), _size(row)]
         for row in table.rows
     ]
-    parts += ["Each cell: text alignment / image alignment / per-subject presence.", ""]
+    parts += [f"Each cell: {' / '.join(table.measures.values())}.", ""]
     parts += _markdown_table(heads, lines)
-    for measure, name in MEASURES.items():
+    for measure, name in table.measures.items():
         parts += ["", f"## {name[0].upper()}{name[1:]}", ""]
         lines = [
             [row.method, *(_long_cell(row.cells[measure].get(count)) for count in table.columns)]
@@ -39,8 +39,10 @@ def latex(table: Table) -> str:
     Needs the package booktabs. Everything that came from a file or an argument is escaped.
     """
     count = len(table.columns)
-    spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{name}}}" for name in MEASURES.values())
-    numbers = " & ".join(str(each) for _ in MEASURES for each in table.columns)
+    spans = " & ".join(
+        rf"\multicolumn{{{count}}}{{c}}{{{name}}}" for name in table.measures.values()
+    )
+    numbers = " & ".join(str(each) for _ in table.measures for each in table.columns)
     warning = _warning(table)
     remarks = [*([warning] if warning else []), *_notes(table)]
     lines = [
@@ -48,7 +50,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escaped(table.title)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (count * len(MEASURES))}r}}",
+        rf"\begin{{tabular}}{{l{'r' * (count * len(table.measures))}r}}",
         r"\toprule",
         rf" & {spans} & bytes \\",
         rf"subjects & {numbers} & a concept \\",
@@ -57,7 +59,7 @@ def latex(table: Table) -> str:
     for row in table.rows:
         cells = [
             "--" if (cell := row.cells[measure].get(each)) is None else f"{cell.mean:.3f}"
-            for measure in MEASURES
+            for measure in table.measures
             for each in table.columns
         ]
         lines.append(" & ".join([_escaped(row.method), *cells, _escaped(_size(row))]) + r" \\")
@@ -112,7 +114,7 @@ def _subjects(count: int) -> str:
 
 
 def _short_cell(row: TableRow, count: int) -> str:
-    found = [row.cells[measure].get(count) for measure in MEASURES]
+    found = [cells.get(count) for cells in row.cells.values()]
     return " / ".join("–" if cell is None else f"{cell.mean:.3f}" for cell in found)
 
 

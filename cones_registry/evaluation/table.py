@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ MEASURES: Final[Mapping[str, str]] = {
     "image": "image alignment",
     "presence": "per-subject presence",
 }
+DINO: Final = "dino"
+"""A second image alignment, in tables whose rows all have it."""
 PAPER_BASES: Final = ("CompVis/stable-diffusion-v1-4",)
 PAPER_NEURONS: Final = 19_169_280
 """K/V weights of Stable Diffusion 1.x."""
@@ -42,6 +44,7 @@ class Table:
 
     columns: numbers of subjects. preset, facts, presence: as in ``Scores``.
     differences: why this is not the paper's own setting; empty if it is.
+    measures: key of a cell -> its name, in the order in which they are shown.
     """
 
     title: str
@@ -51,6 +54,7 @@ class Table:
     facts: Mapping[str, Any]
     presence: str
     differences: tuple[str, ...]
+    measures: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; numbers of subjects are text keys there."""
@@ -85,7 +89,10 @@ def make_table(scores: Sequence[Scores], *, title: str | None = None) -> Table:
     if len(set(names)) < len(names):
         raise ConflictError(f"two rows have one name among {', '.join(names)}. Use --method")
     columns = sorted({len(p.subjects) for each in scores for p in each.pictures if p.subjects})
-    rows = tuple(_row(each) for each in scores)
+    measures = dict(MEASURES)
+    if all(DINO in picture.details for each in scores for picture in each.pictures):
+        measures[DINO] = "image alignment by DINO"
+    rows = tuple(_row(each, measures) for each in scores)
     differences = tuple(_differences(scores, rows))
     if title is not None and _CLAIM.search(title) and differences:
         raise UsageError(
@@ -102,16 +109,17 @@ def make_table(scores: Sequence[Scores], *, title: str | None = None) -> Table:
         first.facts,
         first.presence,
         differences,
+        measures,
     )
 
 
-def _row(scores: Scores) -> TableRow:
+def _row(scores: Scores, measures: Iterable[str]) -> TableRow:
     by_count: dict[int, list[PictureScore]] = {}
     for picture in scores.pictures:
         by_count.setdefault(len(picture.subjects), []).append(picture)
-    cells: dict[str, dict[int, Interval]] = {measure: {} for measure in MEASURES}
+    cells: dict[str, dict[int, Interval]] = {measure: {} for measure in measures}
     for count, pictures in sorted(by_count.items()):
-        for measure in MEASURES:
+        for measure in cells:
             known = [p for p in pictures if _value(p, measure) is not None]
             if known:
                 cells[measure][count] = interval(
@@ -126,6 +134,8 @@ def _row(scores: Scores) -> TableRow:
 def _value(picture: PictureScore, measure: str) -> float | None:
     if measure == "text":
         return picture.text
+    if measure == DINO:
+        return picture.details.get(DINO)
     values = picture.image if measure == "image" else picture.presence
     return sum(values) / len(values) if values else None
 

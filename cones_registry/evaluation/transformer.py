@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cones_registry.base_model.model import device_of
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.evaluation.embedders import Vectors
 from cones_registry.evaluation.presets import Backbone
@@ -24,13 +25,13 @@ class ClipEmbedder:
     Pictures go through the folder's own image processor, texts are cut at the model's length.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+    def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         """Raises NotFoundError, UsageError (no CLIP) or CorruptDataError (unreadable)."""
         from transformers import AutoTokenizer, CLIPModel
 
         self.folder = _folder(folder)
         config = _config(self.folder, "clip")
-        self._device = torch.device(device)
+        self._device = device_of(device)
         self._model = _loaded(CLIPModel, self.folder, self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
         self._processor = _processor(self.folder)
@@ -79,13 +80,13 @@ class DinoEmbedder:
     The vector is the last state of the class token, as in DreamBooth's DINO score.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+    def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         """Raises NotFoundError, UsageError (no picture model) or CorruptDataError (unreadable)."""
         from transformers import AutoModel
 
         self.folder = _folder(folder)
         config = _config(self.folder, None)
-        self._device = torch.device(device)
+        self._device = device_of(device)
         self._model = _loaded(AutoModel, self.folder, self._device)
         if getattr(self._model, "main_input_name", "") != "pixel_values":
             raise UsageError(

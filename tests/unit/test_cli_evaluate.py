@@ -192,3 +192,83 @@ def test_what_cannot_be_measured_says_what_to_give(
     assert cli.run(["evaluate", "plan", str(plan), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["pictures_per_row"] == {"1": 2, "2": 2} and said["pictures"] == 12
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A list as CustomConcept101 publishes it: one pair of subjects with its prompts beside it."""
+    entries: list[dict[str, str]] = []
+    for number, noun in enumerate(("dog", "bear")):
+        folder = tmp_path / "benchmark_dataset" / f"pet_{noun}1"
+        folder.mkdir(parents=True)
+        for at in range(2):
+            pixels = np.random.default_rng([number, at]).integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{at}.png")
+        entries.append(
+            {
+                "instance_prompt": f"photo of a <new{number + 1}> {noun}",
+                "class_prompt": noun,
+                "instance_data_dir": f"./benchmark_dataset/pet_{noun}1",
+                "prompt_filename": f"prompts/{noun}.txt",
+            }
+        )
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "dog.txt").write_text("a photo of {}\n")
+    (tmp_path / "prompts" / "pet_pet.txt").write_text("{0} and {1} on the wall. \n\n")
+    file = tmp_path / "dataset_multiconcept.json"
+    together = [*entries, {"prompt_filename_compose": "prompts/pet_pet.txt"}]
+    file.write_text(json.dumps([entries[0], together]))
+    return file
+
+
+def test_a_dry_run_of_a_benchmark_writes_the_plan_and_nothing_else(
+    published: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    clip_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    command = ["evaluate", "benchmark", str(published), "--base", str(tiny_pipeline_folder)]
+    command += ["--out", str(run), "--clip", str(clip_folder), "--preset", "clip", "--seeds", "1"]
+    command += ["--learning-steps", "1", "--rival", "textual-inversion", "--device", "cpu"]
+    assert cli.run([*command, "--dry-run"]) == 0
+    assert not (run / "registry").exists()
+    content = keeps_to("plan", run / "plan.json")
+    assert content["prompts"] == [
+        "a photo of {pet_dog1}",
+        "{pet_dog1} and {pet_bear1} on the wall.",
+    ]
+    tokens = {each["token"] for each in content["subjects"].values()}
+    assert len(tokens) == 2 and "" not in tokens
+    assert [row["name"] for row in content["rows"]] == [
+        *("base", "cones", "textual-inversion", "real"),
+    ]
+    capsys.readouterr()
+    assert cli.run([*command, "--sets", "0", "--seeds", "3"]) == 11
+    assert "another plan" in capsys.readouterr().err
+
+
+def test_a_published_benchmark_is_learnt_drawn_scored_and_tabulated_by_one_command(
+    published: Path,
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    clip_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    command = ["evaluate", "benchmark", str(published), "--base", str(tiny_pipeline_folder)]
+    command += ["--out", str(run), "--clip", str(clip_folder), "--preset", "clip", "--seeds", "1"]
+    command += ["--learning-steps", "1", "--device", "cpu"]
+    assert cli.run(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(run / "table.md")
+    ours = keeps_to("gallery", run / "cones" / "gallery.json")
+    assert [each["subjects"] for each in ours["pictures"]] == [
+        ["pet_dog1"],
+        ["pet_dog1", "pet_bear1"],
+    ]
+    text = (run / "table.md").read_text()
+    assert "| cones |" in text and "2 subjects" in text
+    before = (run / "cones" / "pictures" / "000002-001.png").stat().st_mtime_ns
+    assert cli.run(command) == 0  # started again, nothing is learnt or drawn anew
+    assert (run / "cones" / "pictures" / "000002-001.png").stat().st_mtime_ns == before
