@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cones_registry.errors import ConflictError, CorruptDataError, NotFoundError
+from cones_registry.errors import ConflictError, CorruptDataError, NotFoundError, UsageError
 from cones_registry.quantities import counted, size
 
-from .consent import consent_options, consents
+from .consent import consent_options, consents, is_looking, is_saved, loaded
 from .session import Session, storage_option
 from .verb import verb
 
@@ -61,6 +62,8 @@ def command(
     source_options: tuple[str, ...],
     dest_options: tuple[str, ...],
     dry_run: bool,
+    plan_file: Path | None,
+    apply_file: Path | None,
     yes: bool,
 ) -> None:
     """Copy what registry SOURCE has and registry DEST lacks; each is a folder or a URL.
@@ -75,14 +78,23 @@ def command(
     cones sync /backup/concepts s3://models/concepts-new    # and the way back
     """
     from cones_registry.registry import Registry
+    from cones_registry.registry.sync import SyncPlan
 
     registry = Registry.open(source, read_only=True, **_options(source_options))
-    target = _dest(dest, _options(dest_options), dry_run=dry_run, session=session)
-    plan = registry.plan_sync(target, filters=filters, delete=delete)
+    looking = is_looking(dry_run, plan_file)
+    target = _dest(dest, _options(dest_options), looking=looking, session=session)
+    if apply_file is None:
+        plan = registry.plan_sync(target, filters=filters, delete=delete)
+    elif filters or delete:
+        raise UsageError("the plan says what to copy; leave --filter and --delete away")
+    else:
+        plan = loaded(registry, apply_file, SyncPlan, dest=target)
     _tell_plan(session, plan)
     output = session.output
     if output.as_json and dry_run:
         output.document(_plan_document(plan))
+    if is_saved(session, registry, plan, plan_file):
+        return
     if not consents(session, "Go on?", dry_run=dry_run, yes=yes or not plan.hide):
         _tell_clashes(session, plan.clashes, "says something else in DEST, and stays")
         return
@@ -93,14 +105,14 @@ def command(
     _tell_result(session, result, source, dest)
 
 
-def _dest(dest: str, options: dict[str, Any], *, dry_run: bool, session: Session) -> Registry:
-    """The registry at `dest`; made if there is none, unless this is a dry run."""
+def _dest(dest: str, options: dict[str, Any], *, looking: bool, session: Session) -> Registry:
+    """The registry at `dest`; made if there is none, unless nothing is to be changed."""
     from cones_registry.registry import Registry
 
     try:
-        return Registry.open(dest, read_only=dry_run, **options)
+        return Registry.open(dest, read_only=looking, **options)
     except NotFoundError:
-        if dry_run:
+        if looking:
             session.output.message(f"there is no registry at {dest} yet; one would be made")
             return Registry.create(f"memory://nothing-yet-{id(session)}")
     made = Registry.create(dest, **options)
@@ -130,10 +142,17 @@ def _tell_plan(session: Session, plan: SyncPlan) -> None:
 
 def _tell_result(session: Session, result: SyncResult, source: str, dest: str) -> None:
     output = session.output
+    changes = {
+        "versions shown again": result.restored,
+        "tagged": result.tagged,
+        "aliases set": result.aliases,
+        "quotas set": result.quotas,
+        "versions hidden": result.hidden,
+    }
     output.message(
         f"copied {counted(result.versions, 'version')} and {counted(result.masks, 'mask')},"
-        f" {size(result.copied_bytes)}; set {result.aliases:,} aliases"
-        f"; hid {counted(result.hidden, 'version')}"
+        f" {size(result.copied_bytes)}"
+        + "".join(f"; {count:,} {what}" for what, count in changes.items() if count)
     )
     if result.purged:
         output.message(f"left out, since DEST has purged them: {', '.join(result.purged[:_SHOWN])}")

@@ -30,6 +30,7 @@ from cones_registry.registry.drafts import Pushable
 from cones_registry.registry.find import NEWEST_FIRST, AnyRef, as_ref, find
 from cones_registry.registry.mask_files import CachedBlob
 from cones_registry.registry.memory import DEFAULT_BYTES
+from cones_registry.registry.plan_files import Plan, load_plan, save_plan
 from cones_registry.registry.prune import PrunePlan
 from cones_registry.registry.pull import Puller
 from cones_registry.registry.purge import PurgePlan, plan_purge
@@ -673,6 +674,28 @@ class Registry:
             UsageError: both are at one place, or a filter that cannot be read.
         """
         return plan_sync(self._session, dest._session, filters, delete=delete)
+
+    def save_plan(self, plan: Plan, path: str | os.PathLike[str]) -> None:
+        """Write a plan to a JSON file, so that somebody else can look it over and apply it.
+
+        Raises:
+            ConflictError: the file is there already.
+        """
+        save_plan(self._session, plan, path)
+
+    def load_plan(self, path: str | os.PathLike[str], *, dest: Registry | None = None) -> Plan:
+        """A plan that was saved; `.execute()` does what of it still holds.
+
+        Args:
+            path: the file; lines may have been struck out of it.
+            dest: the destination, for a plan of a sync.
+
+        Raises:
+            NotFoundError, CorruptDataError: there is no such file, or it is no plan.
+            UsageError: it was made for another registry.
+            ConflictError: something came since to what it purges.
+        """
+        return load_plan(self._session, path, None if dest is None else dest._session)
 
     def stats(self, *, list_store: bool = False) -> Statistics:
         """What the registry holds, and what the same concepts would take in other forms.
