@@ -76,6 +76,9 @@ LINES: Final = {
 }
 """The tables as a local copy keeps them."""
 
+_PLACES: Final = ("*", "{table} AS _table", "rowid AS _line")
+"""Columns of the views that also say where each line is."""
+
 _REPLACED: Final = pa.schema([("table", pa.string()), ("layer", pa.string()), ("line", pa.int64())])
 
 ENGINE: Final[dict[str, Any]] = {
@@ -185,6 +188,16 @@ class State:
     replaced: pa.Table
     connection: Session
     is_empty: bool
+
+    def tables(self, name: str) -> list[str]:
+        """SQL names of what a table's view is of: the news, and the layers from the base on.
+
+        Their positions are ``_table`` in the view ``<name>_places``, whose ``_line`` is the rowid.
+        """
+        return [
+            f"memory.{self.connection.schema}_news.{name}",
+            *(f"{_catalog(layer)}.{name}" for layer in self.layers),
+        ]
 
 
 # DuckDB complains at interpreter exit about connections that are open then.
@@ -342,7 +355,8 @@ class LocalCopy:
                 place = f"memory.{schema}_news.{table.name}"
                 cursor.execute(f"CREATE TABLE {place} ({columns})")
                 cursor.execute(f"INSERT INTO {place} SELECT * FROM lines_in")
-                for kind, names in (("", TABLES[table.name].schema.names), ("_lines", None)):
+                own = TABLES[table.name].schema.names
+                for kind, names in (("", own), ("_lines", None), ("_places", _PLACES)):
                     cursor.execute(
                         f"CREATE VIEW memory.{schema}.{table.name}{kind} AS "
                         + _view(table, schema, layers, names, cursor)
@@ -663,7 +677,7 @@ def _layer_lines(
     """The lines of one layer that nothing above it replaced, in order."""
     cursor = state.connection.cursor()
     try:
-        sql = _piece(table, state.connection.schema, layer, None, has_replaced=True)
+        sql = _piece(table, state.connection.schema, layer, "*", has_replaced=True)
         for batch in cursor.sql(sql).to_arrow_reader(_BATCH_ROWS):
             lines = pa.Table.from_batches([batch]).cast(table.schema)
             yield _without(table.as_lines(lines), without)
@@ -764,19 +778,16 @@ def _view(
             [table.name],
         ).fetchall()
     }
-    columns = "*" if names is None else ", ".join(names)
-    pieces = [f"SELECT {columns} FROM memory.{schema}_news.{table.name}"]
+    pieces = [f"SELECT {_columns(names, 0)} FROM memory.{schema}_news.{table.name}"]
     pieces += [
-        _piece(table, schema, layer, names, has_replaced=layer.name in hit) for layer in layers
+        _piece(table, schema, layer, _columns(names, number), has_replaced=layer.name in hit)
+        for number, layer in enumerate(layers, start=1)
     ]
     return " UNION ALL ".join(pieces)
 
 
-def _piece(
-    table: Table, schema: str, layer: Layer, names: Sequence[str] | None, *, has_replaced: bool
-) -> str:
+def _piece(table: Table, schema: str, layer: Layer, columns: str, *, has_replaced: bool) -> str:
     """The SELECT over one layer, without what was replaced."""
-    columns = "*" if names is None else ", ".join(names)
     text = f"SELECT {columns} FROM {_catalog(layer)}.{table.name}"
     if has_replaced:
         text += (
@@ -784,6 +795,11 @@ def _piece(
             f"WHERE \"table\" = '{table.name}' AND layer = '{layer.name}')"
         )
     return text
+
+
+def _columns(names: Sequence[str] | None, number: int) -> str:
+    """What a view selects of the news (0) or of a layer (from 1)."""
+    return "*" if names is None else ", ".join(names).format(table=number)
 
 
 def _no_room(folder: Path, error: Exception) -> StoreUnavailableError:

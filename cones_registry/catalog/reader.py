@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.events import Key
+from cones_registry.catalog.first_rows import over_first_rows
 from cones_registry.catalog.fold import Version
 from cones_registry.catalog.tables import version_of
 from cones_registry.catalog.watchdog import Watchdog
@@ -66,6 +67,7 @@ def run_query(
     deadline = _WATCHDOG.watch(timeout, cursor.interrupt) if timeout else None
     try:
         with _healing(state):
+            statement, params = over_first_rows(state, cursor, statement, params)
             return _answer(cursor, statement, params, as_text=as_text)
     except (LimitExceededError, StoreUnavailableError):
         raise

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog import reader
+from cones_registry.catalog.first_rows import over_first_rows
 from cones_registry.errors import LimitExceededError, UsageError
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (16, 16)})
@@ -120,3 +122,50 @@ def test_an_answer_that_is_too_large_is_stopped(
     with pytest.raises(LimitExceededError, match="fewer rows"):
         registry.query("SELECT * FROM range(10000000000)")
     assert registry.query("SELECT * FROM range(1000000)").num_rows == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("SELECT * FROM concepts ORDER BY created DESC, ref LIMIT 2", []),
+        ("SELECT * FROM concepts c WHERE NOT c.removed ORDER BY c.ref DESC LIMIT ?", [2]),
+        (
+            "SELECT *, owner FROM concepts WHERE owner = ? ORDER BY version LIMIT 5 OFFSET 1",
+            ["alice"],
+        ),
+        (
+            "SELECT * EXCLUDE (sketch) FROM concepts ORDER BY length(name) + version, ref LIMIT 2",
+            [],
+        ),
+        (
+            "SELECT * FROM concepts WHERE version IN (SELECT version FROM aliases WHERE owner = ?) "
+            "ORDER BY concepts.ref LIMIT 3",
+            ["alice"],
+        ),
+        ("SELECT * FROM concepts ORDER BY 1 DESC LIMIT 2", []),
+        ("SELECT * FROM concepts WHERE owner = 'nobody' ORDER BY ref LIMIT 2", []),
+        ("SELECT version AS ref, * FROM concepts ORDER BY ref, owner LIMIT 2", []),
+        ("SELECT DISTINCT * FROM concepts ORDER BY ref LIMIT 2", []),
+    ],
+)
+def test_first_rows_are_those_of_the_whole_table(
+    registry: Registry, sql: str, params: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = registry.query(sql, params)
+    monkeypatch.setattr(reader, "over_first_rows", lambda state, cursor, sql, params: (sql, params))
+    assert answer.equals(registry.query(sql, params))
+
+
+def test_first_rows_are_chosen_before_their_columns_are_read(registry: Registry) -> None:
+    state = registry._session.fresh()
+    cursor = state.connection.cursor()
+    sql = "SELECT * FROM concepts WHERE NOT removed ORDER BY created DESC LIMIT ?"
+    shown, params = over_first_rows(state, cursor, sql, [50])
+    assert ("first_rows" in shown, params) == (True, ())
+    assert cursor.execute("SELECT count(*) FROM first_rows").fetchall() == [(2,)]
+    cursor.close()
+
+
+def test_an_error_is_told_of_the_statement_as_it_was_given(registry: Registry) -> None:
+    with pytest.raises(UsageError, match="nonsense"):
+        registry.query("SELECT * FROM concepts ORDER BY nonsense LIMIT 1")
