@@ -39,10 +39,10 @@ from reproduction_report import write_report
 
 from cones_registry import BaseModel, Extractor, Registry
 from cones_registry.batch import Compositions, LocalEngine
-from cones_registry.batch.evaluating import RowSettings, draw_row
 from cones_registry.demo.embedders import demo_measure
 from cones_registry.demo.learn import learn
 from cones_registry.errors import NotFoundError
+from cones_registry.evaluation.drawing import RowSettings, draw_row
 from cones_registry.evaluation.gallery import read_gallery
 from cones_registry.evaluation.plan import read_plan
 from cones_registry.evaluation.scores import KEY as SCORES

@@ -140,7 +140,7 @@ def _draw(
     *,
     keep_going: bool = False,
 ) -> None:
-    from cones_registry.batch.evaluating import RowSettings, draw_row
+    from cones_registry.evaluation.drawing import RowSettings, draw_row
 
     compositions = opened_compositions(registry)
     missing = 0

@@ -1,1 +1,1 @@
-"""Evaluation: how well pictures show what was asked, and what other methods come to."""
+"""Evaluation: what methods are compared on, rivals, pictures, scores and tables of them."""

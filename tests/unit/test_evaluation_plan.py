@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from cones_registry.batch import job
-from cones_registry.batch.evaluating import job_lines
 from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
+from cones_registry.evaluation.drawing import job_lines
 from cones_registry.evaluation.plan import (
     MAX_GUIDANCE,
     MAX_SEED,

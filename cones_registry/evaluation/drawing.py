@@ -12,11 +12,11 @@ from cones_registry.base_model import BaseModel
 from cones_registry.batch.compositions import Compositions
 from cones_registry.batch.engine import Engine
 from cones_registry.batch.report import Failure, Progress
-from cones_registry.batch.rivals import draw_rival
 from cones_registry.batch.run import run_batch
 from cones_registry.evaluation.fields import make_folder
 from cones_registry.evaluation.gallery import Gallery, Sample, ShownSubject
 from cones_registry.evaluation.plan import EvaluationPlan
+from cones_registry.evaluation.rivals import draw_rival
 from cones_registry.evaluation.rows import Row
 from cones_registry.extraction.images import read_pictures
 
