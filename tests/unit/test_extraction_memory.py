@@ -12,7 +12,13 @@ from PIL import Image
 
 from cones_registry.base_model import BaseModel
 from cones_registry.errors import LimitExceededError, UsageError
-from cones_registry.extraction import ExtractionSettings, Extractor, Gates, memory
+from cones_registry.extraction import (
+    ExtractionSettings,
+    Extractor,
+    Gates,
+    held_out_losses,
+    memory,
+)
 from cones_registry.extraction.loss import ConceptImplantingLoss
 from cones_registry.extraction.materials import Materials
 from cones_registry.extraction.recomputing import recomputing
@@ -132,3 +138,32 @@ def test_a_model_without_checkpointing_says_so(
             settings=ExtractionSettings(size=16, recompute=True),
             progress=None,
         )
+
+
+def test_in_bfloat16_a_concept_is_learnt_in_half_of_the_memory(
+    family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, half = (
+        BaseModel.load(family_folder("stable-diffusion-3"), device="cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    photo = [Image.new("RGB", (32, 32), "red")]
+    settings = ExtractionSettings(size=32)
+    words: dict[str, Any] = {"token": "sks", "class_noun": "dog"}
+    method = Gates(steps=16, batch_size=4)
+    told = [
+        Extractor(base, cache_folder=tmp_path).memory(
+            photo, method=method, settings=settings, **words
+        )
+        for base in (whole, half)
+    ]
+    assert told[1].model < 0.6 * told[0].model
+    assert (told[1].activations or 0) < 0.7 * (told[0].activations or 0)
+    extraction = Extractor(half, cache_folder=tmp_path).extract(
+        photo, method=method, density=0.3, settings=settings, progress=None, **words
+    )
+    losses = held_out_losses(
+        half, extraction.mask, scope="subject", own=photo, draws=16, seed=7, size=32, **words
+    )
+    assert losses.own is not None
+    assert losses.own < 1

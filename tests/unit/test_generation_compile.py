@@ -1,6 +1,7 @@
 """Compiled denoisers: one graph for every mix of masks, counted by the compiler itself."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,45 @@ def test_no_recompilation_between_mixes_of_masks(
         for image, picture in zip(got, wanted, strict=True):
             difference = np.asarray(image, np.int16) - np.asarray(picture, np.int16)
             assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-3", "flux"])
+def test_joint_models_have_one_graph_for_every_mix_and_threads_keep_apart(
+    family_folder: Callable[[str], Path],
+    random_mask: Callable[..., ConceptMask],
+    family: str,
+) -> None:
+    base = BaseModel.load(family_folder(family), device="cpu")
+    masks = [random_mask(base.layer_table, seed=seed) for seed in (1, 2)]
+    mixes = [
+        [Request("a dog", mask=masks[0]), Request("a star")],
+        [Request("sks dog"), Request("a red star", mask=masks[1])],
+        [Request("a dog"), Request("a star")],
+    ]
+    generator = Generator(base)
+    settings: dict[str, Any] = {"steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
+
+    def drawn(mix: list[Request]) -> np.ndarray:
+        images = generator.generate(mix, **settings)
+        return np.stack([np.asarray(image, np.int16) for image in images])
+
+    expected = [drawn(mix) for mix in mixes]
+    assert not np.array_equal(expected[0][0], expected[2][0])
+    torch._dynamo.reset()
+    counters.clear()
+    try:
+        base.denoiser.compile(backend="eager", fullgraph=True)
+        got = [drawn(mixes[0])]
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs == 1
+        with torch.compiler.set_stance("fail_on_recompile"):
+            got += [drawn(mix) for mix in mixes[1:]]
+        with ThreadPoolExecutor(3) as pool:  # each draws what it draws alone
+            together = list(pool.map(drawn, mixes))
+        assert counters["stats"]["unique_graphs"] == graphs
+    finally:
+        base.unload()
+        torch._dynamo.reset()
+    for alone, compiled, beside in zip(expected, got, together, strict=True):
+        assert np.abs(compiled - alone).max() <= 1
+        assert np.array_equal(compiled, beside)
