@@ -108,6 +108,10 @@ def run(command: list[str]) -> int:
     """Run `command` in the repository's folder with this terminal; return its exit code."""
     # Where the tests look for the Azure test server, unless the caller has one elsewhere.
     settings = {"AZURITE_HOME": str(AZURITE), **os.environ}
+    # Modules are compiled once, beside the packages: compiling torch and its kin anew costs each
+    # process, and tests start hundreds, ten seconds and more.
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)
+    settings.setdefault("PYTHONPYCACHEPREFIX", str(VENV / "compiled"))
     try:
         return subprocess.run(command, cwd=ROOT, env=settings, check=False).returncode
     except KeyboardInterrupt:
