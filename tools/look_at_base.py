@@ -49,8 +49,8 @@ class Drawer:
 
     def __init__(self, work: Path) -> None:
         self.training = Training.start(work)
-        self.training.unet.load_state_dict(self.training.averaged())
-        self.unet = self.training.unet.eval().requires_grad_(False)
+        self.training.take_averages()
+        self.unet = self.training.unet
         self.tokens = parts.CaptionTokens(parts.build_tokenizer())
         self.scheduler = parts.build_scheduler()
 

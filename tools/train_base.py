@@ -6,9 +6,10 @@
     python tools/train_base.py keep                  # small weights into tools/assets/plain-base
     python tools/train_base.py export FOLDER         # a StableDiffusionPipeline folder
 
-First the text encoder learns from pairs of captions and pictures, as CLIP did; then it is frozen
-and the U-Net learns to take noise off the latents of captioned pictures. Captions are what people
-write (``scenes.random_telling``). Nothing in training knows of concepts, placeholders or masks.
+First the text encoder learns from pairs of captions and pictures, as CLIP did; then the U-Net
+learns to take noise off the latents of captioned pictures, and the text encoder goes on learning
+along with it at a small rate. Captions are what people write (``scenes.random_telling``). Nothing
+in training knows of concepts, placeholders or masks.
 
 Everything is kept in ``--work`` (``build/plain-base``), with the optimizer's state, every three
 minutes; where that folder is empty, training goes on from the weights in
@@ -58,6 +59,7 @@ class Recipe:
 
     Attributes:
         rate: learning rate of AdamW.
+        text: learning rate of the text encoder, as a share of ``rate``; 0 leaves it as it is.
         shares: of scenes with one, two, three and four things.
         placing: share of pictures at the last timestep, where nothing is seen and scene and
             places are decided; half of them with less noise than there will be, since it only
@@ -69,6 +71,7 @@ class Recipe:
     """
 
     rate: float = 1e-3
+    text: float = 0.1
     shares: tuple[float, float, float, float] = (0.85, 0.15, 0.0, 0.0)
     placing: float = 0.2
     deciding: float = 0.55
@@ -135,7 +138,7 @@ class Training:
     """The U-Net as it is being trained, and what is needed to go on.
 
     Attributes:
-        average: running mean of the U-Net's weights, in the order of its parameters.
+        average: running mean of the weights, in the order of ``weights``.
         steps: U-Net steps so far, over all sessions.
         seconds: they took, over all sessions.
     """
@@ -159,14 +162,15 @@ class Training:
         if not (work / "text.safetensors").exists() and kept.exists():
             unpack(kept, work)
         text.load_state_dict(load_file(work / "text.safetensors"))
-        text.eval().requires_grad_(False)
+        groups = [{"params": list(unet.parameters())}, {"params": list(text.parameters())}]
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+            groups, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
         )
         training = cls(text, unet, parts.fit_latents(work), [], optimizer)
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             unet.load_state_dict(state["unet"])
+            text.load_state_dict(state["text"])
             optimizer.load_state_dict(state["optimizer"])
             training.average = state["average"]
             training.steps, training.seconds = state["steps"], state["seconds"]
@@ -175,18 +179,27 @@ class Training:
             record = json.loads((work / "training.json").read_text(encoding="utf-8"))
             training.steps, training.seconds = record["steps"], record["seconds"]
         if not training.average:
-            training.average = [weight.detach().clone() for weight in unet.parameters()]
+            training.average = [weight.detach().clone() for weight in training.weights]
         return training
 
-    def averaged(self) -> dict[str, Tensor]:
-        """The averaged weights by name."""
-        names = [name for name, _ in self.unet.named_parameters()]
-        return dict(zip(names, self.average, strict=True))
+    @property
+    def weights(self) -> list[Tensor]:
+        """All that is trained: the U-Net's parameters, then the text encoder's."""
+        return [*self.unet.parameters(), *self.text.parameters()]
+
+    def take_averages(self) -> None:
+        """Put the averaged weights into both models: what is looked at, kept and exported."""
+        with torch.no_grad():
+            for weight, average in zip(self.weights, self.average, strict=True):
+                weight.copy_(average)
+        self.unet.eval().requires_grad_(False)
+        self.text.eval().requires_grad_(False)
 
     def save(self, work: Path) -> None:
         """Write ``unet.pt`` whole or not at all."""
         state = {
             "unet": self.unet.state_dict(),
+            "text": self.text.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "steps": self.steps,
@@ -204,7 +217,7 @@ def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = 
     tokens = parts.CaptionTokens(parts.build_tokenizer())
     alphas = parts.build_scheduler().alphas_cumprod
     unet, optimizer = training.unet, training.optimizer
-    weights = list(unet.parameters())
+    weights = training.weights
     denoise = torch.compile(unet) if compiled else unet
     recipe = Recipe.read(work)
     parts.note(work, {"stage": "unet", "step": training.steps, "recipe": asdict(recipe)})
@@ -215,8 +228,9 @@ def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = 
     while time.time() - began < 60 * minutes:
         if training.steps % 10 == 0:
             bank.renew(recipe.shares, 60)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * min(1, (training.steps - first + 1) / 100)
+        rate = recipe.rate * min(1, (training.steps - first + 1) / 100)
+        for group, share in zip(optimizer.param_groups, (1, recipe.text), strict=True):
+            group["lr"] = rate * share
         code, scenes = bank.draw(batch)
         captions = [
             ""
@@ -225,7 +239,7 @@ def train_unet(work: Path, minutes: float, *, batch: int = 32, compiled: bool = 
             for scene in scenes
         ]
         noisy, steps = noised(code, alphas, recipe)
-        with torch.no_grad():
+        with torch.set_grad_enabled(recipe.text > 0):
             rows = training.text(tokens(captions)).last_hidden_state
         error = (denoise(noisy, steps, rows).sample - code).square().mean((1, 2, 3))
         ratio = alphas[steps] / (1 - alphas[steps])
@@ -315,9 +329,12 @@ def keep(work: Path, *, unet: bool = True) -> None:
     seen too little to be worth its bytes.
     """
     training = Training.start(work)
+    training.take_averages()
     tensors = {}
     if unet:
-        tensors = {f"unet.{name}": value.half() for name, value in training.averaged().items()}
+        tensors = {
+            f"unet.{name}": value.half() for name, value in training.unet.state_dict().items()
+        }
     tensors |= {f"text.{name}": value.half() for name, value in training.text.state_dict().items()}
     tensors |= {f"latents.{name}": value for name, value in training.latents.state().items()}
     if (work / "decoder.safetensors").exists():
@@ -357,7 +374,7 @@ def unpack(kept: Path, work: Path) -> None:
 def export(work: Path, folder: Path) -> None:
     """Write a StableDiffusionPipeline folder with the averaged weights as float16."""
     training = Training.start(work)
-    training.unet.load_state_dict(training.averaged())
+    training.take_averages()
     autoencoder = parts.build_autoencoder()
     if (work / "decoder.safetensors").exists():
         autoencoder.decoder.load_state_dict(load_file(work / "decoder.safetensors"))
