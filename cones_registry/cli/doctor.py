@@ -6,13 +6,18 @@ import importlib.util
 import platform
 import time
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from cones_registry.errors import StoreUnavailableError
 
 from .base_report import look_over, rows_of
 from .session import Session
 from .verb import verb
+
+if TYPE_CHECKING:
+    from cones_registry.store.probe import Finding
 
 # Extra -> what it allows, and the distributions it brings.
 EXTRAS = {
@@ -56,6 +61,9 @@ CORE = (
 def command(session: Session, base: str | None) -> None:
     """Say what is installed, which devices there are, and whether the registry answers.
 
+    With a registry named, its store is tried: conditional create, listing after a write, clock. The
+    small objects that this takes are removed again.
+
     With --base, say whether a base model is whole and sound, what can be done with it, and whether
     it fits into this machine.
 
@@ -88,9 +96,11 @@ def command(session: Session, base: str | None) -> None:
         findings["registry"] = {
             "url": registry.url,
             "answered_in_seconds": round(time.perf_counter() - start, 3),
+            "store": [dict(each.__dict__) for each in probe_store(session)],
         }
     if session.output.as_json:
         session.output.document(findings)
+        require_sound(findings)
         return
     rows: list[tuple[str, str]] = [
         ("Python", f"{findings['python']} on {findings['system']}"),
@@ -104,9 +114,36 @@ def command(session: Session, base: str | None) -> None:
     if "registry" in findings:
         answer = findings["registry"]
         rows.append(("registry", f"{answer['url']} opened in {answer['answered_in_seconds']} s"))
+        marks = {True: "", False: "NOT SOUND: ", None: ""}
+        rows += [
+            (f"its {each['what']}", marks[each["ok"]] + each["said"]) for each in answer["store"]
+        ]
     else:
         rows.append(("registry", "none named; -r or CONES_REGISTRY says which"))
     session.output.table(("what", "found"), rows)
+    require_sound(findings)
+
+
+def probe_store(session: Session) -> list[Finding]:
+    """What the registry's store does when it is tried."""
+    from cones_registry.store import open_store
+    from cones_registry.store.probe import probe
+
+    return probe(open_store(session.url(), **session.storage_options))
+
+
+def require_sound(findings: dict[str, Any]) -> None:
+    """`StoreUnavailableError` if the registry's store does not do what it must."""
+    wrong = [
+        each["what"]
+        for each in findings.get("registry", {}).get("store", ())
+        if each["ok"] is False
+    ]
+    if wrong:
+        raise StoreUnavailableError(
+            f"the store of {findings['registry']['url']} is not sound: {', '.join(wrong)}. "
+            "Change nothing from here until it is mended; see schema/operating.md"
+        )
 
 
 def version_of(package: str) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from cones_registry.errors import NotFoundError, StoreUnavailableError, UsageError
 from cones_registry.store import KeyExistsError, Store, open_store
+from cones_registry.store.probe import probe
 
 Place = Any  # of conftest.py: .url and .options
 
@@ -73,6 +74,12 @@ def test_of_several_objects_put_at_once_those_taken_stay_and_are_told(place: Pla
     found = {key: data for key, data in store.get_many([*objects, "names/d"])}
     assert found == {"names/a": b"a", "names/b": b"first", "log/c": b"c", "names/d": None}
     assert store.put_many(objects.items()) == ["names/b"]
+
+
+def test_a_probe_finds_nothing_wrong_and_leaves_nothing(place: Place) -> None:
+    store = store_at(place)
+    assert [(each.what, each.ok) for each in probe(store) if not each.ok] == []
+    assert store.list("") == []
 
 
 def test_of_many_racers_one_wins(place: Place) -> None:
