@@ -9,9 +9,10 @@ chain any more (a backup was put back), it is made anew from the newest manifest
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ from cones_registry.store import Store
 _ATTEMPTS: Final = 12
 _LOOKS: Final = 3
 """Listings that must lack a commit before it counts as lost."""
+
+READING: Final = "reading the catalogue"
 
 _SHARE: Final = 4
 """Missed runs with more than this part of the catalogue's lines are no news: all is read anew."""
@@ -80,12 +83,20 @@ class _Listing:
 class Syncer:
     """Brings a `LocalCopy` up to the log of a `Store`."""
 
-    def __init__(self, store: Store, copy: LocalCopy, registry_id: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        copy: LocalCopy,
+        registry_id: str,
+        clock: Clock,
+        tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> None:
         self.store = store
         self.copy = copy
         self.registry_id = registry_id
         self.clock = clock
         self.chain = Chain(store, registry_id, RUN_TABLES)
+        self._tell = tell
         self._own: dict[str, Segment] = {}
 
     def remember(self, segment: Segment) -> None:
@@ -291,9 +302,15 @@ class Syncer:
             for stamp in each.folded
         }
         found: dict[str, tuple[Run, ...]] = {name: () for name in TABLES} | dict(manifest.tables)
+        total = sum(len(run.parts) for name in TABLES for run in found[name])
+        read = itertools.count(1)
+
+        def tell() -> None:
+            self._tell(READING, next(read), total)
+
         sources = {
             name: runs.merge(
-                table, [self._lines(table, run) for run in found[name]], keep_gone=False
+                table, [self._lines(table, run, tell) for run in found[name]], keep_gone=False
             )
             for name, table in TABLES.items()
         }
@@ -301,12 +318,16 @@ class Syncer:
             sources, self._meta_of(manifest, 0), folded, _row_count(manifest)
         )
 
-    def _lines(self, table: Table, run: Run) -> Iterator[pa.Table]:
+    def _lines(
+        self, table: Table, run: Run, tell: Callable[[], None] = lambda: None
+    ) -> Iterator[pa.Table]:
         def fetch(part: runs.Part) -> bytes:
             try:
-                return self.store.get(part.key)
+                data = self.store.get(part.key)
             except NotFoundError:
                 raise _MovedError(part.key) from None
+            tell()
+            return data
 
         return runs.read_run(table, run, fetch)
 
@@ -324,9 +345,10 @@ class Syncer:
                 yield own
             else:
                 wanted.append(key)
-        for key, data in self.store.get_many(wanted):
+        for done, (key, data) in enumerate(self.store.get_many(wanted), 1):
             if data is None:
                 raise _MovedError(key)
+            self._tell(READING, done, len(wanted))
             try:
                 yield decode_segment(key, data)
             except CorruptDataError:

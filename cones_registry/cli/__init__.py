@@ -53,6 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
+        session.output.close()
         return report(error, session.output, debug=session.debug)
     return result if isinstance(result, int) else 0
 

@@ -9,14 +9,15 @@ encoding of the stream does not have (``LANG=C``, the code pages of Windows).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TextIO
 
@@ -24,6 +25,9 @@ from cones_registry.progress_bar import Update, progress_bar
 
 # Wide enough that no row of a table in a pipe is ever wrapped or cut.
 PIPE_WIDTH = 100_000
+
+PATIENCE: Final = 1.0
+"""Seconds after which work that tells of itself gets a bar."""
 
 
 # All control characters but tab and line feed, C1 ones and DEL included, and what turns the order
@@ -56,6 +60,9 @@ class Output:
         self.as_json = as_json
         self._data = data
         self._messages = messages
+        self._bar: tuple[str, Update, contextlib.ExitStack] | None = None
+        self._since: tuple[str, float] = ("", 0.0)
+        self._bars_open = 0
 
     @property
     def _stdout(self) -> TextIO:
@@ -71,6 +78,7 @@ class Output:
 
     def message(self, text: str) -> None:
         """One line for the person at the terminal."""
+        self.close()
         _write(visible(text), self._stderr)
 
     def document(self, value: Any) -> None:
@@ -127,9 +135,41 @@ class Output:
         written = text.getvalue().rstrip("\n")
         _write(visible(written) if self._stdout.isatty() else written, self._stdout)
 
-    def progress(self, title: str) -> AbstractContextManager[Update]:
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Update]:
         """A progress bar named `title` while the block runs, on a terminal only."""
-        return progress_bar(visible(title), self._stderr)
+        self.close()
+        self._bars_open += 1
+        try:
+            with progress_bar(visible(title), self._stderr) as update:
+                yield update
+        finally:
+            self._bars_open -= 1
+
+    def told(self, what: str, done: int, total: int) -> None:
+        """Show how far long work is: a bar from the moment on that it takes `PATIENCE` seconds.
+
+        Work within a block that has a bar of its own is not shown: a terminal has one bar.
+        """
+        if self._bars_open or not self._stderr.isatty():
+            return
+        if self._since[0] != what:
+            self.close()
+            self._since = (what, time.monotonic())
+        if self._bar is None and done < total and time.monotonic() - self._since[1] >= PATIENCE:
+            stack = contextlib.ExitStack()
+            update = stack.enter_context(progress_bar(visible(what), self._stderr))
+            self._bar = (what, update, stack)
+        if self._bar is not None:
+            self._bar[1](done, total)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Take away the bar of what was told last."""
+        if self._bar is not None:
+            self._bar[2].close()
+        self._bar, self._since = None, ("", 0.0)
 
     def _render(self, console_class: Any, table: Any) -> None:
         stream = self._stdout

@@ -44,9 +44,11 @@ class Session:
         url = self.url()
         from cones_registry.registry import Registry
 
-        return Registry.open(
+        registry = Registry.open(
             url, read_only=read_only, max_staleness=max_staleness, **self.storage_options
         )
+        registry.on_progress = self.output.told
+        return registry
 
     def add_storage_option(self, text: str) -> None:
         """Take `KEY=VALUE`."""

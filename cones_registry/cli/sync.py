@@ -81,8 +81,10 @@ def command(
     from cones_registry.registry.sync import SyncPlan
 
     registry = Registry.open(source, read_only=True, **_options(source_options))
+    registry.on_progress = session.output.told
     looking = is_looking(dry_run, plan_file)
     target = _dest(dest, _options(dest_options), looking=looking, session=session)
+    target.on_progress = session.output.told
     if apply_file is None:
         plan = registry.plan_sync(target, filters=filters, delete=delete)
     elif filters or delete:
@@ -98,8 +100,7 @@ def command(
     if not consents(session, "Go on?", dry_run=dry_run, yes=yes or not plan.hide):
         _tell_clashes(session, plan.clashes, "says something else in DEST, and stays")
         return
-    with output.progress("copying") as update:
-        result = plan.execute(lambda done, total: update(done, total))
+    result = plan.execute()
     if output.as_json:
         output.document(result.to_json())
     _tell_result(session, result, source, dest)

@@ -101,7 +101,9 @@ def export_archive(
                 _add(archive, INDEX, seal("archive", index))
                 for fingerprint in fingerprints:
                     _add(archive, _base_member(fingerprint), encode_base(bases.get(fingerprint)))
-                for digest, data in session.masks.get_many(blobs):
+                for digest, data in session.watched(
+                    "exporting", session.masks.get_many(blobs), len(blobs)
+                ):
                     _add(archive, _mask_member(digest), data)
             file.flush()
             os.fsync(file.fileno())
@@ -159,7 +161,8 @@ def import_archive(
     histories: dict[Digest, tuple[Any, ...]] = {}
     ranks: dict[Digest, Ranks | None] = {}
     bases: dict[Digest, _Source] = {}
-    for name, data in members:
+    total = len(wanted_bases) + len(wanted_masks)
+    for name, data in session.watched("reading the archive", members, total):
         if name in wanted_bases:
             base = _parse_base(name, data)
             bases[base.fingerprint] = base

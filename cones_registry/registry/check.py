@@ -226,7 +226,9 @@ class Checker:
         store = self._session.store
         listed = segments.commit_keys(store)
         self._report.segments = len(listed)
-        for key, data in store.get_many(listed):
+        for key, data in self._session.watched(
+            "reading the log", store.get_many(listed), len(listed)
+        ):
             if data is not None:
                 with self._report.noting(key):
                     segments.decode_segment(key, data)
@@ -261,7 +263,10 @@ class Checker:
             if not version.pruned:
                 by_mask.setdefault(version.record.blob_digest, []).append(version.record)
         store = self._session.store
-        for key, data in store.get_many(entry.key for entry in masks.values()):
+        listed = [entry.key for entry in masks.values()]
+        for key, data in self._session.watched(
+            "reading masks", store.get_many(listed), len(listed)
+        ):
             if data is None:
                 continue
             with self._report.noting(key):
@@ -276,7 +281,9 @@ class Checker:
 
     def _read_records(self, versions: list[Version], claimed: dict[Key, str]) -> None:
         known = {version.record.place: version.record for version in versions}
-        for key, data in self._session.store.get_many(claimed.values()):
+        for key, data in self._session.watched(
+            "reading records", self._session.store.get_many(claimed.values()), len(claimed)
+        ):
             if data is None:
                 continue
             with self._report.noting(key):
@@ -374,7 +381,7 @@ def _is_purged(state: State, session: Session, record: Record) -> bool:
 def _whole_records(session: Session, report: CheckReport) -> Iterator[Record]:
     store = session.store
     listed = [e.key for e in store.list(keys.VERSIONS) if keys.version_of(e.key) is not None]
-    for key, data in store.get_many(listed):
+    for key, data in session.watched("reading records", store.get_many(listed), len(listed)):
         if data is not None:
             with report.noting(key):
                 yield claims.decode_record(key, data)

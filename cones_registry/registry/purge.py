@@ -47,6 +47,8 @@ from cones_registry.store import Store
 from cones_registry.store.local import LocalStore
 
 _COMPACTIONS: Final = 20
+_PURGING: Final = "purging"
+_PROVING: Final = "proving the absence"
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class PurgePlan:
             # What the history says of the owner and of no one concept; later each time.
             names[name_digest(session.registry_id, self.owner, "")] = stamp_milliseconds(notice)
         committed = session.commit([Purged(names, tuple(sorted(removed)), self.versions)])
+        session.tell(_PURGING, 1, 4)
         session.forget_other_copies()
         session.notices.require_in_time(notice, since)
         store.delete_many(keys.mask_key(digest) for digest in removed)
@@ -165,15 +168,18 @@ class PurgePlan:
         session.notices.done(notice)
         for folder in keys.folders_of(self.owner, self.name):
             store.tidy(folder)
+        session.tell(_PURGING, 2, 4)
         before = count_log(session)
         self._fold_away(committed.stamp)
         if isinstance(store, LocalStore):
             store.sweep_unfinished(float("inf"))
+        session.tell(_PURGING, 3, 4)
         session.sync()
         for digest in removed:
             session.masks.forget(digest)
         after = count_log(session)
         objects, size, found = search(session, self.owner, self.name)
+        session.tell(_PURGING, 4, 4)
         if found:
             raise ConflictError(
                 f"{found} objects still speak of what was purged: it was written again meanwhile. "
@@ -366,7 +372,8 @@ def rows_in_runs(session: Session, owner: str, name: str | None) -> tuple[int, i
                     rows += key[0] == owner and name in (None, key[1])
     listed = [entry.key for entry in session.store.list(runs.PREFIX)]
     wanted = [key for key in listed if ranges.get(key, True)]
-    for _, data in session.store.get_many(wanted, parallel=1):
+    read = session.store.get_many(wanted, parallel=1)
+    for _, data in session.watched(_PROVING, read, len(wanted)):
         if data is not None:
             size += len(data)
             rows += rows_in_parquet(data, owner, name)

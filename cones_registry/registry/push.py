@@ -133,7 +133,7 @@ class Pusher:
         by_key: dict[str, Draft] = {}
 
         def objects() -> Iterator[tuple[str, bytes]]:
-            for draft in drafts:
+            for draft in self._session.watched("pushing", drafts, len(drafts)):
                 one = first[draft.mask_content]
                 if one is draft:
                     data = draft.encode()

@@ -36,7 +36,7 @@ from cones_registry.registry.pull import Puller
 from cones_registry.registry.purge import PurgePlan, plan_purge
 from cones_registry.registry.push import Pusher
 from cones_registry.registry.quotas import Quota, Quotas, usage
-from cones_registry.registry.session import Session, create_root, read_root
+from cones_registry.registry.session import OnProgress, Session, create_root, read_root
 from cones_registry.registry.similar import Similar, nearest
 from cones_registry.registry.statistics import Statistics, statistics
 from cones_registry.registry.sync import SyncPlan, plan_sync
@@ -160,6 +160,15 @@ class Registry:
     def read_only(self) -> bool:
         """Whether changes are refused."""
         return self._session.read_only
+
+    @property
+    def on_progress(self) -> OnProgress | None:
+        """Is told of long work: ``(what, done, total)``, as ("exporting", 3, 20)."""
+        return self._session.on_progress
+
+    @on_progress.setter
+    def on_progress(self, told: OnProgress | None) -> None:
+        self._session.on_progress = told
 
     def __repr__(self) -> str:
         mode = ", read only" if self.read_only else ""

@@ -8,8 +8,8 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from ulid import ULID
 
@@ -35,6 +35,14 @@ from cones_registry.store import KeyExistsError, Store
 
 COLD_READS: Final = 4
 """Reads of one handle without a local copy; whoever reads more has use for one."""
+
+T = TypeVar("T")
+
+
+class OnProgress(Protocol):
+    """Is told of long work, what it is and how many of how many steps are done."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 class Session:
@@ -69,11 +77,24 @@ class Session:
         self.copy = LocalCopy(folder / "registries" / f"{registry_id}-{place}")
         self.masks = MaskFiles(store, folder / "masks")
         self.memory = Memory(memory)
-        self._syncer = Syncer(store, self.copy, registry_id, self.clock)
+        self._syncer = Syncer(store, self.copy, registry_id, self.clock, self.tell)
+        self.on_progress: OnProgress | None = None
         self.chain = self._syncer.chain
         self._synced = float("-inf")
         self._cold_reads = 0
         self.has_synced = False
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Tell whoever watches that ``done`` of ``total`` steps of some work are done."""
+        if self.on_progress is not None:
+            self.on_progress(what, done, total)
+
+    def watched(self, what: str, work: Iterable[T], total: int) -> Iterator[T]:
+        """The items of some work, told of one by one."""
+        for done, each in enumerate(work):
+            self.tell(what, done, total)
+            yield each
+        self.tell(what, total, total)
 
     def sync(self) -> SyncReport:
         """Bring the local copy up to the log."""

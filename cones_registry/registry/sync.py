@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cones_registry.catalog import keys
 from cones_registry.catalog.copy import State
@@ -59,12 +59,6 @@ _COLUMNS: Final = (
 )
 
 T = TypeVar("T")
-
-
-class OnProgress(Protocol):
-    """Is told how many of how many steps are done."""
-
-    def __call__(self, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -198,7 +192,7 @@ class SyncPlan:
             )
         )
 
-    def execute(self, on_progress: OnProgress | None = None) -> SyncResult:
+    def execute(self) -> SyncResult:
         """Make the changes. Broken off at any point, it is planned and run again.
 
         Planned again first: what changed since in either registry is left alone.
@@ -209,7 +203,7 @@ class SyncPlan:
         """
         self._dest.require_writable()
         now = plan_sync(self._source, self._dest, self.filters, delete=self.delete)
-        return _Copying(self, now, on_progress).run()
+        return _Copying(self, now).run()
 
 
 def plan_sync(source: Session, dest: Session, filters: Sequence[str], *, delete: bool) -> SyncPlan:
@@ -404,7 +398,7 @@ def _limits(
 class _Copying:
     """One run: what is in the plan and still to be done."""
 
-    def __init__(self, plan: SyncPlan, now: SyncPlan, on_progress: OnProgress | None) -> None:
+    def __init__(self, plan: SyncPlan, now: SyncPlan) -> None:
         self._source, self._dest = now._source, now._dest
         self._now = now
         self._versions = _both(plan.versions, now.versions)
@@ -420,7 +414,6 @@ class _Copying:
         self._problems: list[Clash] = []
         self._purged = list(now.purged)
         self._masks = self._bytes = 0
-        self._on_progress = on_progress
         self._done = 0
         self._total = len(self._versions) + len(self._restore) + len(self._tags)
         self._total += len(self._aliases) + len(self._quotas) + len(self._hide)
@@ -460,8 +453,7 @@ class _Copying:
 
     def _step(self, count: int) -> None:
         self._done += count
-        if self._on_progress is not None:
-            self._on_progress(self._done, self._total)
+        self._dest.tell("copying", self._done, self._total)
 
     def _commit(self, events: Sequence[Event]) -> None:
         self._dest.commit(events, verb=VERB)

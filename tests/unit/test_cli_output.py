@@ -135,3 +135,24 @@ def test_a_line_feed_in_a_cell_makes_no_second_row() -> None:
     output, data, _ = written()
     output.table(("ref", "note"), [("alice/dog:1", "one\nbob/cat:1")])
     assert len(data.getvalue().splitlines()) == 2
+
+
+def test_work_that_tells_of_itself_gets_a_bar_once_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    messages = Terminal()
+    output = Output(data=io.StringIO(), messages=messages)
+    output.told("exporting", 1, 3)
+    assert messages.getvalue() == ""
+    monkeypatch.setattr("cones_registry.cli.output.PATIENCE", 0.0)
+    output.told("exporting", 2, 3)
+    assert "exporting" in messages.getvalue()
+    output.told("exporting", 3, 3)
+    length = len(messages.getvalue())
+    with output.progress("drawing"):
+        output.told("reading the catalogue", 1, 2)
+    assert "reading the catalogue" not in messages.getvalue()[length:]
+    quiet = io.StringIO()
+    Output(data=io.StringIO(), messages=quiet).told("exporting", 1, 3)
+    assert quiet.getvalue() == ""

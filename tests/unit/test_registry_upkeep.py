@@ -379,3 +379,34 @@ def test_one_ref_on_a_cold_machine_needs_no_catalogue(registry: Registry, tmp_pa
     with pytest.raises(NotFoundError, match="alice/dog:3 was removed"):
         cold.get("alice/dog:3")
     assert len(cold.find()) == 3
+
+
+def test_long_work_tells_how_far_it_is(registry: Registry, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def hear(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    registry.on_progress = hear
+    registry.push_many(
+        [(f"a/x{number}", mask_of(number), {"scope": "prompt"}) for number in range(3)]
+    )
+    registry.export_archive(tmp_path / "all.tar.zst")
+    registry.check(read_data=True)
+    other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
+    other.on_progress = hear
+    other.import_archive(tmp_path / "all.tar.zst")
+    registry.compact(grace=0)
+    cold = Registry.open(registry.url, cache=tmp_path / "cold")
+    cold.on_progress = hear
+    cold.sync()
+    copy = Registry.create(tmp_path / "copy", cache=tmp_path / "cache")
+    copy.on_progress = hear
+    registry.plan_sync(copy).execute()
+    registry.plan_purge(owner="a").execute()
+    ends = {(what, total) for what, done, total in told if done == total}
+    assert ends >= {
+        *(("pushing", 3), ("exporting", 3), ("reading masks", 3), ("reading records", 3)),
+        *(("reading the archive", 4), ("reading the catalogue", 1), ("copying", 3)),
+        ("purging", 4),
+    }
