@@ -111,6 +111,7 @@ FAMILIES: Final = (
         ("WanPipeline",),
         "cached",
         CROSS,
+        learnt=True,
         remark="Text to video with `num_frames=1`; the models that read a picture are refused.",
     ),
     Family(
@@ -119,6 +120,7 @@ FAMILIES: Final = (
         ("LTXPipeline",),
         "cached",
         CROSS,
+        learnt=True,
         remark="Text to video with `num_frames=1`.",
     ),
     Family(
@@ -156,10 +158,19 @@ REFUSED: Final = (
     Refusal(
         "FLUX.2",
         "Flux2Transformer2DModel",
-        "its single blocks keep K and V in one fused weight; its text has not been tried",
+        "most of its blocks (48 of 56) keep K and V in one weight with the feed-forward's",
     ),
-    Refusal("Lumina-Next", "LuminaNextDiT2DModel", "its text has not been tried"),
-    Refusal("Cosmos", "CosmosTransformer3DModel", "its pipeline with a guardrail was not tried"),
+    Refusal(
+        "Lumina-Next",
+        "LuminaNextDiT2DModel",
+        "its text is padded on the left to the longest prompt of a batch, so a word's rows are "
+        "others in every batch",
+    ),
+    Refusal(
+        "Cosmos",
+        "CosmosTransformer3DModel",
+        "its pipeline draws only with a guardrail that is not in diffusers",
+    ),
     Refusal("PRX", "PRXTransformer2DModel", "its K and V of the text are one fused weight"),
     Refusal(
         "HiDream",

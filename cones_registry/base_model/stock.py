@@ -68,7 +68,10 @@ def own_size(pipeline: Any) -> int:
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     sample = getattr(denoiser.config, "sample_size", None)
     if sample is None:  # FLUX and Qwen-Image take any size
-        sample = pipeline.default_sample_size
+        sample = getattr(pipeline, "default_sample_size", None)
+    if sample is None:  # Wan and LTX-Video say the sides of a frame in their call
+        known = call_parameters(pipeline)
+        return min(int(known[side].default) for side in ("height", "width"))
     return int(sample if isinstance(sample, int) else sample[0]) * int(pipeline.vae_scale_factor)
 
 

@@ -267,14 +267,11 @@ def encode_pictures(base: BaseModel, pictures: Sequence[Image.Image]) -> torch.T
 
 
 def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    means = getattr(vae.config, "latents_mean", None)
-    if means is not None:  # Qwen-Image's, of videos: one frame
+    means, deviations = _of_channels(vae, "latents_mean"), _of_channels(vae, "latents_std")
+    if means is not None and deviations is not None:  # of videos: one frame
         frames: torch.Tensor = vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
-        mean, deviation = (
-            torch.tensor(each, device=frames.device).view(1, -1, 1, 1)
-            for each in (means, vae.config.latents_std)
-        )
-        return (frames[:, :, 0].float() - mean) / deviation
+        factor = float(getattr(vae.config, "scaling_factor", None) or 1.0)
+        return (frames[:, :, 0].float() - means) * factor / deviations
     encoded = vae.encode(pixels)
     # AutoencoderKL gives a distribution, AutoencoderTiny and AutoencoderDC the latents themselves.
     if "latent_dist" in encoded:
@@ -284,3 +281,13 @@ def _latents(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     scaled: torch.Tensor = (latents.float() - shift) * vae.config.scaling_factor
     return scaled
+
+
+def _of_channels(vae: Any, name: str) -> torch.Tensor | None:
+    """A number for each channel of the latents, [1, C, 1, 1]: in its configuration or a buffer."""
+    values = getattr(vae.config, name, None)
+    if values is None:
+        values = dict(vae.named_buffers(recurse=False)).get(name)
+    if values is None:
+        return None
+    return torch.as_tensor(values, dtype=torch.float32, device=vae.device).view(1, -1, 1, 1)

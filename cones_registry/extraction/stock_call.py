@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ class StockCall:
         latents_name, timestep_name: what the denoiser calls them.
         latents_shape: of one picture, as the denoiser reads it: [C, h, w], or packed [n, 4 C].
         scale: what the denoiser is told for a timestep / that timestep.
-        pack: what the pipeline makes of latents [n, C, h, w] first; None: nothing.
+        pack: what the pipeline makes of latents [n, C, h, w] first, [n, places, …]; None: nothing.
         mu: how far it shifts noise levels for pictures of this size; None where its scheduler
             shifts them by a constant, or not at all.
     """
@@ -53,7 +53,7 @@ class StockCall:
     latents_shape: tuple[int, ...]
     scale: float
     timestep_dtype: torch.dtype
-    pack: Any = field(default=None, repr=False)
+    pack: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
     mu: float | None = None
 
     @property
@@ -73,8 +73,7 @@ class StockCall:
         if latents.shape[1:] == self.latents_shape:
             return latents
         if self.pack is not None and len(self.latents_shape) == 2:
-            count, channels, height, width = latents.shape
-            return self.pack(latents, count, channels, height, width)  # type: ignore[no-any-return]
+            return self.pack(latents)
         if latents.unsqueeze(2).shape[1:] == self.latents_shape:  # one frame
             return latents.unsqueeze(2)
         raise UsageError(
@@ -191,6 +190,11 @@ def _call(base: BaseModel, view: Any, arguments: dict[str, Any], count: int) -> 
     parameters = inspect.signature(original(base.denoiser).forward).parameters
     latents_name = next(iter(parameters))
     latents, timestep = arguments.pop(latents_name), torch.as_tensor(arguments.pop("timestep"))
+    if timestep.ndim > 1:
+        raise UsageError(
+            f"{base.source!r} is told a timestep for every place of the picture, which learning "
+            "does not know. Use a model that is told one per picture (see schema/models.md)"
+        )
     told, first = float(timestep.flatten()[0]), float(view.scheduler.timesteps[0])
     return StockCall(
         {name: value for name, value in arguments.items() if value is not None},
@@ -200,8 +204,19 @@ def _call(base: BaseModel, view: Any, arguments: dict[str, Any], count: int) -> 
         tuple(latents.shape[1:]),
         told / first if first else 1.0,
         timestep.dtype,
-        getattr(type(base.pipeline), "_pack_latents", None),
+        _packing(base.pipeline),
     )
+
+
+def _packing(pipeline: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a pipeline makes of latents [n, C, h, w] before its denoiser reads them."""
+    pack = getattr(type(pipeline), "_pack_latents", None)
+    if pack is None:
+        return None
+    if hasattr(pipeline, "transformer_temporal_patch_size"):  # LTX-Video: of frames, here one
+        sizes = pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
+        return lambda latents: pack(latents.unsqueeze(2), *sizes)
+    return lambda latents: pack(latents, *latents.shape)
 
 
 def _joined(calls: Sequence[StockCall]) -> dict[str, Any]:

@@ -23,9 +23,11 @@ FAMILIES = (
     "stable-diffusion-3",
     "flux",
     "qwen-image",
+    "wan",
+    "ltx-video",
 )
-FLOW = ("sana", "stable-diffusion-3", "flux", "qwen-image")
-PACKED = ("flux", "qwen-image")
+FLOW = ("sana", "stable-diffusion-3", "flux", "qwen-image", "wan", "ltx-video")
+DIMENSIONS = {"flux": 3, "qwen-image": 3, "ltx-video": 3, "wan": 5}  # packed, or with frames
 
 
 @pytest.fixture(params=FAMILIES)
@@ -41,7 +43,7 @@ def base(family: str, family_folder: Callable[[str], Path]) -> BaseModel:
 
 
 def size_of(family: str) -> int:
-    return 32 if family == "sana" else 16
+    return 32 if family in ("sana", "ltx-video") else 16
 
 
 def picture(shade: int, size: int) -> Image.Image:
@@ -91,7 +93,7 @@ def test_the_denoiser_is_called_as_its_stock_pipeline_calls_it(
     assert texts.call is not None
     latents = encode_pictures(base, [picture(10, size)] * 2)
     packed = texts.call.packed(latents)
-    assert packed.ndim == (3 if family in PACKED else 4)
+    assert packed.ndim == DIMENSIONS.get(family, 4)
     told: list[Any] = []
 
     def denoiser(**named: Any) -> tuple[torch.Tensor]:

@@ -34,6 +34,12 @@ def test_published_models_have_these_layers(model: str) -> None:
     assert [layer.kind for layer in table].count("k") == len(table) // 2
 
 
+def test_every_family_has_a_published_model_whose_layers_are_counted() -> None:
+    counted = {said["denoiser"] for said in PUBLISHED.values()}
+    counted |= {"UNet2DConditionModel", "PixArtTransformer2DModel"}  # test_base_model_shapes.py
+    assert {family.denoiser for family in families.FAMILIES} <= counted
+
+
 def test_the_page_of_models_is_made_of_the_table() -> None:
     page = (ROOT / "schema/models.md").read_text(encoding="utf-8")
     assert page.endswith(families.page()), (
