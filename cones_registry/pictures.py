@@ -238,8 +238,8 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
             f"{name} has {count} pixels that are NaN or infinite. Save it with whole numbers"
         )
     low, high = float(values.min()), float(values.max())
-    if image.mode == "F":
-        top = high
+    if image.mode == "F":  # from 0 to 1 by convention, or to 255, or whatever a scanner says
+        top = next((usual for usual in (1.0, 255.0) if high <= usual), high)
     elif image.mode == "I" and high <= 255:
         top = 255.0
     else:

@@ -359,13 +359,20 @@ def _is_word(letters: str, start: int, stop: int, *, left: bool = True) -> bool:
 
 
 def _joins(one: str, other: str) -> bool:
-    """Whether two neighbouring letters belong to one word."""
+    """Whether two neighbouring letters belong to one word; those of two scripts do not."""
     if unicodedata.combining(other):
         return True
+    if one.isalpha() and other.isalpha() and _script(one) != _script(other):
+        return False
     return all(
         (each.isalnum() or each == "_" or unicodedata.combining(each)) and not _unspaced(each)
         for each in (one, other)
     )
+
+
+def _script(letter: str) -> str:
+    """The script of a letter, as its name in Unicode begins: ``"LATIN"``."""
+    return unicodedata.name(letter, "").partition(" ")[0]
 
 
 def _unspaced(letter: str) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
         raise _load_error(folder, error) from error
     for name, model in models.items():
         _check_finite(folder, name, model, dtype)
+    _check_settings(folder, pipeline)
     _check_tokenizers(folder, pipeline)
     return pipeline
 
@@ -121,11 +123,28 @@ def _check_finite(folder: ModelFolder, name: str, model: Any, dtype: torch.dtype
         if bad == 0:
             continue
         advice = "The file is damaged: copy or download it again"
-        if dtype == torch.float16:
+        if dtype == torch.float16 and not bool(values.isnan().any()):
             advice += ". If it is sound, its numbers pass what float16 holds: --dtype float32"
         raise CorruptDataError(
             f"{bad} of the {values.numel()} numbers of weight {weight!r} in {folder.path / name} "
             f"are NaN or infinite, and would give black pictures. {advice}"
+        )
+
+
+def _check_settings(folder: ModelFolder, pipeline: Any) -> None:
+    """Raise CorruptDataError for numbers in configurations that make every picture black."""
+    betas = getattr(pipeline.scheduler, "betas", None)
+    if isinstance(betas, torch.Tensor) and not bool(betas.isfinite().all()):
+        raise CorruptDataError(
+            f"the noise schedule in {folder.path / 'scheduler' / 'scheduler_config.json'} is no "
+            "number at some steps (beta_start, beta_end). Copy the file again"
+        )
+    autoencoder = getattr(pipeline, "vae", None)
+    factor = getattr(getattr(autoencoder, "config", None), "scaling_factor", None)
+    if isinstance(factor, int | float) and not (math.isfinite(factor) and factor):
+        raise CorruptDataError(
+            f"scaling_factor in {folder.path / 'vae' / 'config.json'} is {factor}, by which every "
+            "picture is divided. Copy the file again"
         )
 
 

@@ -30,6 +30,9 @@ _OTHER_PURPOSES: Final = {
 }
 
 
+_WITHOUT_POOLED: Final = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+
+
 def check_purpose(path: Path, pipeline: str, parts: Container[str]) -> None:
     """Raise UsageError unless the pipeline in ``path`` draws pictures from text alone.
 
@@ -48,6 +51,15 @@ def check_purpose(path: Path, pipeline: str, parts: Container[str]) -> None:
         )
     if "unet" not in parts or "vae" not in parts:
         return
+    # SDXL's U-Net alone reads size and pooled text beside the rows.
+    pooled = _config(path / "unet").get("addition_embed_type") == "text_time"
+    if (pooled and pipeline in _WITHOUT_POOLED) or (
+        pipeline == "StableDiffusionXLPipeline" and not (pooled and "text_encoder_2" in parts)
+    ):
+        raise CorruptDataError(
+            f"{path / 'model_index.json'} says {pipeline}, and its parts are of another family. "
+            "Copy the folder again, with the model_index.json that belongs to it"
+        )
     channels = _number(path / "unet", "in_channels")
     latents = _number(path / "vae", "latent_channels")
     if channels is not None and latents is not None and channels != latents:
@@ -60,12 +72,17 @@ def check_purpose(path: Path, pipeline: str, parts: Container[str]) -> None:
 
 def _number(part: Path, key: str) -> int | None:
     """A whole number in the configuration of a part; None if there is none."""
+    value = _config(part).get(key)
+    return value if isinstance(value, int) else None
+
+
+def _config(part: Path) -> dict[str, Any]:
+    """The configuration of a part; empty if there is none."""
     file = part / "config.json"
     if not file.is_file():
-        return None
+        return {}
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise CorruptDataError(f"cannot read {file}: {error}. Copy the folder again") from error
-    value = content.get(key) if isinstance(content, dict) else None
-    return value if isinstance(value, int) else None
+    return content if isinstance(content, dict) else {}

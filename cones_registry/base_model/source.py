@@ -34,6 +34,7 @@ DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "base"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _DENOISERS = ("unet", "transformer")
 LIBRARIES = ("diffusers", "transformers")
+_NEEDED = ("tokenizer", "text_encoder", "vae", "scheduler")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _SETTINGS = (".json", ".model", ".txt")
 # A hub id is looked up once per process: the same name means the same weights for its whole life.
@@ -216,6 +217,10 @@ def _what_else(path: Path) -> str:
     names = {file.name for file in path.iterdir()}
     if "adapter_config.json" in names or any("lora" in name.lower() for name in names):
         return "it holds a LoRA, which is put on top of a base model"
+    snapshots = path / "snapshots" if "snapshots" in names else path
+    found = sorted(each.parent.name for each in snapshots.glob("*/model_index.json"))
+    if found:
+        return f"the folder of a pipeline stands in it, {snapshots / found[-1]}"
     if "config.json" in names:
         return "it has no model_index.json, only the config.json of one part of a pipeline"
     single = sorted(name for name in names if name.endswith((".safetensors", ".ckpt")))
@@ -247,6 +252,11 @@ def _read_index(path: Path, index: Path) -> tuple[str, dict[str, Part]]:
         raise CorruptDataError(f"{index} does not name its pipeline. Copy the folder again")
     parts = {}
     for name, value in content.items():
+        if name in _NEEDED and value == [None, None]:
+            raise CorruptDataError(
+                f"{index} leaves {name!r} empty, and no picture is drawn without. Copy the folder "
+                "again, or take the published model that this one was made from"
+            )
         if not isinstance(value, list) or len(value) != 2 or value[0] is None:
             continue
         if Path(name).name != name or not all(isinstance(each, str) for each in value):
@@ -289,7 +299,22 @@ def _reject_pickled(path: Path, folder: Path, *, needed: bool) -> None:
             f"{str(path)!r}, use_safetensors=False).save_pretrained('my-base')"
         )
     if needed:
-        raise NotFoundError(f"{folder} has no safetensors weights. Copy the folder again, entirely")
+        started = next((file for place in _downloads(path) for file in _incomplete(place)), None)
+        told = f": the download was interrupted ({started.name} is left of it)" if started else ""
+        raise NotFoundError(
+            f"{folder} has no safetensors weights{told}. "
+            + ("Download it again" if told else "Copy the folder again, entirely")
+        )
+
+
+def _downloads(path: Path) -> tuple[Path, ...]:
+    """Where the hub's programs keep what they have not downloaded to the end."""
+    return (path, path / ".cache" / "huggingface" / "download", path.parent.parent / "blobs")
+
+
+def _incomplete(place: Path) -> list[Path]:
+    pattern = "**/*.incomplete" if place.name != "blobs" else "*.incomplete"
+    return sorted(place.glob(pattern))
 
 
 def folder_fingerprint(folder: ModelFolder, table: LayerTable, denoiser: Any = None) -> str:

@@ -104,10 +104,14 @@ def check_headers(part: Path, variant: str | None) -> None:
             f"{part} is quantised ({method}), and masks need the weights themselves. Give the "
             "float16, bfloat16 or float32 release of this model"
         )
-    headers = {file.name: header_dtypes(file) for file in weight_files(part, variant)}
+    files = weight_files(part, variant)
+    headers = {file.name: header_dtypes(file) for file in files}
+    _check_once(part, headers)
     for file, dtypes in headers.items():
         for name, dtype in dtypes.items():
-            if dtype not in FLOATS and dtype not in _WHOLE_NUMBERS:
+            # Whole numbers are tables of positions and the like; as weights they are quantised.
+            quantised = dtype in _WHOLE_NUMBERS and name.endswith((".weight", ".bias"))
+            if quantised or not (dtype in FLOATS or dtype in _WHOLE_NUMBERS):
                 raise UsageError(
                     f"weight {name!r} in {part / file} is of type {dtype}. Expected float32, "
                     "float16 or bfloat16: give such a release of this model, or convert it once"
@@ -118,6 +122,31 @@ def check_headers(part: Path, variant: str | None) -> None:
             raise CorruptDataError(
                 f"{part / file} has no weight {name!r}, which its index says it holds. Copy the "
                 "folder again, entirely"
+            )
+
+
+def _check_once(part: Path, headers: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise CorruptDataError for a weight that two shards hold with other values.
+
+    Which of them counts is a matter of luck.
+    """
+    from safetensors import safe_open
+
+    places: dict[str, str] = {}
+    for file, dtypes in headers.items():
+        for name in dtypes:
+            first = places.setdefault(name, file)
+            if first == file:
+                continue
+            with (
+                safe_open(part / first, framework="pt", device="cpu") as one,
+                safe_open(part / file, framework="pt", device="cpu") as other,
+            ):
+                if one.get_tensor(name).equal(other.get_tensor(name)):
+                    continue
+            raise CorruptDataError(
+                f"{part / first} and {file} beside it both hold weight {name!r}, with other "
+                "values. Copy the folder again, entirely"
             )
 
 

@@ -84,8 +84,8 @@ class Output:
     def document(self, value: Any) -> None:
         """`value` (mappings, sequences, strings, numbers) as one JSON document.
 
-        JSON has no NaN and no infinities; they are written as null. Decimals are numbers, whatever
-        else JSON does not know is text.
+        JSON has no NaN and no infinities; they are written as null. Decimals are numbers, unless
+        they have more digits than a float; whatever else JSON does not know is text.
         """
         try:
             text = _json(value)
@@ -186,7 +186,11 @@ def _json(value: Any) -> str:
 
 
 def _number_or_text(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else str(value)
+    if isinstance(value, Decimal):
+        number = float(value)
+        # A number of so many digits that readers of JSON would lose some is text.
+        return number if Decimal(repr(number)) == value else str(value)
+    return str(value)
 
 
 def _json_escape(match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ the mask. They stand under a second key, compressed.
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -104,7 +105,7 @@ class Footer:
                 f"the footer takes {len(data)} bytes; at most {MAX_FOOTER_BYTES} are read"
             )
         try:
-            value = json.loads(data)
+            value = _load(data)
         except (ValueError, RecursionError) as error:
             raise CorruptDataError(f"the footer is not JSON: {error}") from error
         if not isinstance(value, dict):
@@ -165,12 +166,28 @@ def _unpack_long(data: bytes) -> dict[str, Any]:
             if 0 <= size <= MAX_FOOTER_BYTES
             else b""
         )
-        value = json.loads(text)
+        value = _load(text)
     except (binascii.Error, zstandard.ZstdError, ValueError, RecursionError) as error:
         raise CorruptDataError(f"the long values of the footer are damaged: {error}") from error
     if not isinstance(value, dict):
         raise CorruptDataError(f"the long values of the footer are {quote(value)}, not an object")
     return value
+
+
+def _load(text: bytes) -> Any:
+    """JSON proper: Python alone reads NaN and Infinity, and gives the latter for 1e999 too.
+
+    Raises:
+        ValueError: not JSON, or a number that no float holds.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def _integer(value: dict[str, Any], key: str, low: int, high: int) -> int:

@@ -115,7 +115,12 @@ def check_scheduler(own: Any, choice: Any, steps: int) -> None:
     able = [name for name in SCHEDULERS if _is_able(own, name, steps)]
     raise UsageError(
         f"{type(scheduler).__name__} cannot draw in {steps} steps with this model, which predicts "
-        f"{predicted!r}: {reason}. Schedulers that can: {', '.join(able)}"
+        f"{predicted!r}: {reason}. "
+        + (
+            f"Schedulers that can: {', '.join(able)}"
+            if able
+            else "No scheduler can: look at prediction_type in the model's scheduler_config.json"
+        )
     )
 
 

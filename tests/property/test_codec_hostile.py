@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -227,6 +228,8 @@ JSON = st.recursive(
 KEYS = sorted(Footer("gap8", "binary", "", "", 1, 0).to_json())
 
 
+@hypothesis.example("layer_table", [float("inf")])
+@hypothesis.example("concept", {"note": float("nan")})
 @given(st.sampled_from([*KEYS, "layer_table", "concept"]), JSON)
 def test_any_footer_value_is_refused_or_read(key: str, value: Any) -> None:
     known = Footer("gap8", "binary", TABLE.digest, example().digest, 2090, 24).to_json()

@@ -17,7 +17,7 @@ MASKS = st.lists(
 def test_overlap_counts_are_exact(masks: list[list[int]]) -> None:
     words = [np.array(each, dtype=np.uint64) for each in masks]
     members = np.array([np.unpackbits(each.view(np.uint8), bitorder="little") for each in words])
-    counts = members.sum(axis=0)
+    counts = members.sum(axis=0, dtype=np.int64)
     found = count_overlaps(words, 192)
     assert found.histogram.tolist() == np.bincount(counts, minlength=len(masks) + 1).tolist()
     assert found.exclusive.tolist() == members[:, counts == 1].sum(axis=1).tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cones_registry.base_model import BaseModel
-from cones_registry.errors import CorruptDataError, NotFoundError
+from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 
 FILES = [
     "unet/diffusion_pytorch_model.safetensors",
@@ -62,4 +62,26 @@ def test_an_empty_file_is_named(folder: Path, file: str) -> None:
 def test_a_part_that_was_never_downloaded_is_named(folder: Path) -> None:
     (folder / FILES[0]).unlink()
     with pytest.raises(NotFoundError, match="unet has no safetensors weights"):
+        BaseModel.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("within", ["", "snapshots"])
+def test_a_folder_of_the_hubs_cache_says_which_folder_is_meant(
+    folder: Path, tmp_path: Path, within: str
+) -> None:
+    cache = tmp_path / "models--someone--base"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    (cache / "snapshots").mkdir()
+    folder.rename(cache / "snapshots/0a1b2c")
+    with pytest.raises(UsageError, match=r"snapshots/0a1b2c"):
+        BaseModel.load(cache / within, device="cpu")
+
+
+@pytest.mark.parametrize("place", ["unet", ".cache/huggingface/download/unet"])
+def test_what_is_left_of_an_interrupted_download_is_told(folder: Path, place: str) -> None:
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / place / "diffusion_pytorch_model.safetensors.incomplete").write_bytes(b"x")
+    with pytest.raises(NotFoundError, match="the download was interrupted"):
         BaseModel.load(folder, device="cpu")

@@ -112,6 +112,45 @@ def test_a_weight_that_a_shard_lacks_is_named(folder: Path, reweigh: Reweigh) ->
         BaseModel.load(folder, device="cpu")
 
 
+def test_two_shards_may_not_differ_about_a_weight(folder: Path, reweigh: Reweigh) -> None:
+    first, second = shard(folder)
+    name, values = next(iter(load_file(first).items()))
+    reweigh(second, lambda weights: weights.update({name: values}))
+    BaseModel.load(folder, device="cpu")
+    reweigh(second, lambda weights: weights.update({name: values + 1}))
+    with pytest.raises(CorruptDataError, match=rf"both hold weight '{name}'"):
+        BaseModel.load(folder, device="cpu")
+
+
+def test_weights_of_whole_numbers_are_refused_with_the_weight_named(
+    folder: Path, reweigh: Reweigh
+) -> None:
+    reweigh(folder / UNET, lambda w: w.update({"conv_in.weight": w["conv_in.weight"].char()}))
+    with pytest.raises(UsageError, match=r"'conv_in\.weight'.* of type I8"):
+        BaseModel.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "vae", "scheduler"])
+def test_a_part_that_the_index_leaves_empty_is_named(
+    folder: Path, edit: Callable[..., None], part: str
+) -> None:
+    edit(folder / "model_index.json", **{part: [None, None]})
+    with pytest.raises(CorruptDataError, match=f"leaves '{part}' empty"):
+        BaseModel.load(folder, device="cpu")
+
+
+def test_the_second_text_encoder_is_looked_at_too(
+    family_folder: Callable[[str], Path], tmp_path: Path, reweigh: Reweigh
+) -> None:
+    folder = tmp_path / "xl"
+    shutil.copytree(family_folder("stable-diffusion-xl"), folder)
+    file = folder / "text_encoder_2/model.safetensors"
+    name = next(name for name in load_file(file) if "fc1.weight" in name)
+    reweigh(file, lambda weights: weights.pop(name))
+    with pytest.raises(CorruptDataError, match=r"text_encoder_2 has no weight '.*fc1\.weight'"):
+        BaseModel.load(folder, device="cpu")
+
+
 def test_an_index_cannot_reach_outside_its_folder(folder: Path) -> None:
     shard(folder)
     index = folder / f"{UNET}.index.json"

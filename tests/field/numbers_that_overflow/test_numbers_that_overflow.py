@@ -44,6 +44,37 @@ def test_a_weight_that_float16_cannot_hold_says_so_at_load(folder: Path, reweigh
         BaseModel.load(folder, device="cpu", dtype="float16")
 
 
+def test_a_weight_that_is_no_number_in_its_file_needs_another_file(
+    folder: Path, reweigh: Reweigh
+) -> None:
+    """NaN is no number that float16 could not hold: float32 would not help."""
+
+    def damage(weights: dict[str, Any]) -> None:
+        for name in weights:
+            weights[name] = weights[name].bfloat16()
+        weights["decoder.conv_in.bias"][0] = float("nan")
+
+    reweigh(folder / VAE, damage)
+    with pytest.raises(CorruptDataError, match=r"download it again$"):
+        BaseModel.load(folder, device="cpu", dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("scheduler/scheduler_config.json", "beta_end", float("nan")),
+        ("vae/config.json", "scaling_factor", 0.0),
+        ("vae/config.json", "scaling_factor", float("inf")),
+    ],
+)
+def test_a_setting_that_blackens_every_picture_is_named_at_load(
+    folder: Path, edit: Callable[..., None], file: str, key: str, value: float
+) -> None:
+    edit(folder / file, **{key: value})
+    with pytest.raises(CorruptDataError, match=key):
+        BaseModel.load(folder, device="cpu")
+
+
 @pytest.fixture
 def one_bad_word(folder: Path, reweigh: Reweigh) -> Path:
     """A base model whose numbers overflow for prompts with the word "dog"."""

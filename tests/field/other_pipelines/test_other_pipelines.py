@@ -1,5 +1,6 @@
 """A folder that is no text-to-image pipeline is refused when it is loaded, and told what it is."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ def test_a_unet_that_reads_more_than_latents_was_made_for_something_else(
     reweigh(folder / "unet/diffusion_pytorch_model.safetensors", widen)
     edit(folder / "unet/config.json", in_channels=channels)
     with pytest.raises(UsageError, match=rf"reads {channels} channels .*makes 4.*inpainting"):
+        BaseModel.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "pipeline"),
+    [
+        ("stable-diffusion", "StableDiffusionXLPipeline"),
+        ("stable-diffusion-xl", "StableDiffusionPipeline"),
+    ],
+)
+def test_an_index_of_another_family_is_named(
+    family_folder: Callable[[str], Path],
+    tmp_path: Path,
+    edit: Callable[..., None],
+    family: str,
+    pipeline: str,
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(family_folder(family), folder)
+    edit(folder / "model_index.json", _class_name=pipeline)
+    with pytest.raises(CorruptDataError, match=f"says {pipeline}, and its parts"):
         BaseModel.load(folder, device="cpu")
 
 

@@ -104,6 +104,12 @@ def test_a_float_picture_keeps_its_order_of_brightness(tmp_path: Path) -> None:
     assert np.all(np.diff(seen.astype(int)) >= 0)
 
 
+def test_a_dark_float_picture_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((12, 16), 0.25, np.float32)).save(tmp_path / "dark.tif")
+    (picture,) = read_pictures(tmp_path).pictures
+    assert abs(picture.image.getpixel((0, 0))[0] - 64) <= 1
+
+
 def test_whole_numbers_of_32_bits_are_not_cut_off(tmp_path: Path) -> None:
     values = np.linspace(0, 200_000, 64).astype(np.int32).reshape(8, 8)
     Image.fromarray(values).save(tmp_path / "deep.tif")

@@ -66,6 +66,26 @@ def test_a_checker_that_does_not_fire_changes_nothing(checked: Callable[[float],
     assert picture.getcolors(1) is None
 
 
+def test_of_three_pictures_the_one_that_is_blacked_out_fails(
+    checked: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = BaseModel.load(checked(1.5), device="cpu")
+    checker = type(base.pipeline.safety_checker)
+    found = checker.forward
+
+    def second(self: Any, clip_input: Any, images: Any) -> Any:
+        images, _ = found(self, clip_input, images)
+        images[1] = 0
+        return images, [False, True, False]
+
+    monkeypatch.setattr(checker, "forward", second)
+    requests = [Request(prompt) for prompt in ("a dog", "a square", "a star")]
+    with pytest.raises(FailedPicturesError) as caught:
+        Generator(base).generate(requests, steps=1)
+    assert [picture is None for picture in caught.value.pictures] == [False, True, False]
+    assert list(caught.value.reasons) == [1]
+
+
 def test_a_batch_reports_what_was_blacked_out(
     checked: Callable[[float], Path], tmp_path: Path
 ) -> None:

@@ -25,6 +25,12 @@ FOUND = [
     "«sks»",
     "sks—dog",
     "（sks）狗",
+    "كلب sks في الحديقة",
+    "كلبsks",
+    "एक sks कुत्ता",
+    "🐶sks🐶",
+    "sks\N{VARIATION SELECTOR-16} dog",
+    "a\N{NO-BREAK SPACE}sks dog",
 ]
 
 
