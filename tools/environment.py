@@ -34,6 +34,7 @@ TEST_EXTRAS = (
     "fast",
     "gallery",
     "serve",
+    "serve-ray",
     "bench",
     "test",
 )

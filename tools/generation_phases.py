@@ -154,20 +154,26 @@ def switch(bench: Bench) -> Rows:
     return rows
 
 
-def lora_switch(base: BaseModel, count: int, repeats: int) -> float:
-    """Median seconds of diffusers' own switch to `count` LoRAs, on this very model."""
+def keep_lora(base: BaseModel, folder: str) -> None:
+    """Save a LoRA of this model in `folder`; the model is left as it was."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig, get_peft_model_state_dict
 
-    pipeline, taken = base.pipeline, []
+    pipeline = base.pipeline
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=LORA_WEIGHTS)
+    pipeline.unet.add_adapter(config, adapter_name="made")
+    state = convert_state_dict_to_diffusers(
+        get_peft_model_state_dict(pipeline.unet, adapter_name="made")
+    )
+    pipeline.save_lora_weights(folder, unet_lora_layers=state, safe_serialization=True)
+    pipeline.unload_lora_weights()
+
+
+def lora_switch(base: BaseModel, count: int, repeats: int) -> float:
+    """Median seconds of diffusers' own switch to `count` LoRAs, on this very model."""
+    pipeline, taken = base.pipeline, []
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.unet.add_adapter(config, adapter_name="made")
-        state = convert_state_dict_to_diffusers(
-            get_peft_model_state_dict(pipeline.unet, adapter_name="made")
-        )
-        pipeline.save_lora_weights(folder, unet_lora_layers=state, safe_serialization=True)
-        pipeline.unload_lora_weights()
+        keep_lora(base, folder)
         for number in range(repeats + 1):
             names = [f"switch{number}x{each}" for each in range(count)]
 

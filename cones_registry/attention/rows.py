@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,12 +49,14 @@ class RowEdits:
     """Edits of one batch. The text may stand alone in a layer's input, or before other rows.
 
     once: keep K and V of each layer from its first call on. text_length: T, rows of the text.
+    seconds: that projecting took, without what was served as kept; on a GPU, until it was queued.
     """
 
     def __init__(self, edits: Sequence[RowEdit], *, once: bool = False) -> None:
         self._edits = tuple(edits)
         self.once = once
         self.text_length: int | None = None
+        self.seconds = 0.0
         for edit in self._edits:
             if edit.rows is not None and (edit.rows.ndim != 2 or edit.rows.dtype != torch.bool):
                 raise UsageError(
@@ -92,6 +95,19 @@ class RowEdits:
         return kept
 
     def _project(
+        self,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        name: str,
+        text_first: bool,
+    ) -> torch.Tensor:
+        began = time.perf_counter()
+        projected = self._with_edits(inputs, weight, bias, name, text_first)
+        self.seconds += time.perf_counter() - began
+        return projected
+
+    def _with_edits(
         self,
         inputs: torch.Tensor,
         weight: torch.Tensor,

@@ -6,6 +6,7 @@ no error.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -19,19 +20,23 @@ class WatchedAutoencoder:
     Attributes:
         latents: whether the latents of each picture were finite, bool [B]; empty before a call.
         pixels: the same of what was decoded from them.
+        seconds: that decoding took in all calls.
     """
 
     def __init__(self, autoencoder: Any) -> None:
         self._autoencoder = autoencoder
         self.latents: list[bool] = []
         self.pixels: list[bool] = []
+        self.seconds = 0.0
 
     def decode(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The autoencoder's own answer, without NaN and infinity."""
+        began = time.perf_counter()
         self.latents = _finite(latents)
         decoded = self._autoencoder.decode(latents, *args, **kwargs)
         sample = decoded[0] if isinstance(decoded, tuple) else decoded.sample
         self.pixels = _finite(sample)
+        self.seconds += time.perf_counter() - began
         if all(self.pixels):
             return decoded
         sample = torch.nan_to_num(sample, nan=0.0, posinf=0.0, neginf=0.0)

@@ -86,10 +86,11 @@ class RayEngine:
         if not ray.is_initialized():
             address = self._address or os.environ.get("RAY_ADDRESS") or "local"
             own = address == "local"
-            self._connect(address)
+            connect(ray, address)
             self._started_ray = True
         if own:
-            self._require_room(ray.cluster_resources())
+            cpus, gpus = self._resources["num_cpus"], self._resources["num_gpus"]
+            require_room(ray.cluster_resources(), self._workers, "workers", CPU=cpus, GPU=gpus)
         self._actors = dict.fromkeys(self._make_actor() for _ in range(self._workers))
         loading = [actor.identity.remote() for actor in self._actors]
         try:
@@ -150,36 +151,6 @@ class RayEngine:
         if self._started_ray:
             self._ray.shutdown()
             self._started_ray = False
-
-    def _connect(self, address: str) -> None:
-        quiet = {"log_to_driver": False, "configure_logging": False}
-        if address != "local":
-            self._ray.init(address=address, **quiet)
-            return
-        # Ray runs workers at niceness 15, to yield to what else runs: on a busy machine they would
-        # get next to nothing. Here they are the run itself, as urgent as the command that began it.
-        with _errors_only("ray"):
-            self._ray.init(
-                address="local",
-                include_dashboard=False,
-                _system_config={"worker_niceness": 0},
-                **quiet,
-            )
-
-    def _require_room(self, there: Mapping[str, float]) -> None:
-        """Raise UsageError where actors would wait for ever."""
-        for name, each in (
-            ("CPU", self._resources["num_cpus"]),
-            ("GPU", self._resources["num_gpus"]),
-        ):
-            room = there.get(name, 0.0)
-            if each * self._workers > room:
-                option = f"--{name.lower()}s"
-                raise UsageError(
-                    f"{self._workers} workers with {each:g} {name} each do not fit on this "
-                    f"machine, which has {room:g}. Give fewer --workers, a smaller {option} for "
-                    "each, or the --address of a cluster"
-                )
 
     def _make_actor(self) -> Any:
         remote = self._ray.remote(**self._resources)(_Actor)
@@ -247,9 +218,45 @@ class _Actor:
         return piece.do(self._worker)
 
 
+def connect(ray: Any, address: str, **of_own_cluster: Any) -> None:
+    """Connect to the cluster at ``address``; "local" starts one on this machine.
+
+    of_own_cluster: what ``ray.init`` is told where it starts one.
+    """
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    if address != "local":
+        ray.init(address=address, **quiet)
+        return
+    # Ray runs workers at niceness 15, to yield to what else runs: on a busy machine they would
+    # get next to nothing. Here they are the run itself, as urgent as the command that began it.
+    with _errors_only("ray"):
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _system_config={"worker_niceness": 0, "enable_metrics_collection": False},
+            **quiet,
+            **of_own_cluster,
+        )
+
+
+def require_room(there: Mapping[str, float], count: int, what: str, **each: float) -> None:
+    """Raise UsageError where ``count`` actors on this machine would wait for ever.
+
+    there: resources of the cluster. what: option that says how many. each: resources of one.
+    """
+    for name, amount in each.items():
+        room = there.get(name, 0.0)
+        if amount * count > room:
+            raise UsageError(
+                f"{count} {what} with {amount:g} {name} each do not fit on this machine, which "
+                f"has {room:g}. Give fewer --{what}, a smaller --{name.lower()}s for each, or the "
+                "address of a cluster"
+            )
+
+
 def passed_on(
     environment: Mapping[str, str],
-    settings: EngineSettings | None,
+    settings: EngineSettings | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The environment of an actor: registry and credentials, as this process has them."""

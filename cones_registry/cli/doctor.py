@@ -33,6 +33,7 @@ EXTRAS = {
     "delta": ("the catalogue as a Delta table", ("deltalake",)),
     "gallery": ("pages about concepts", ("jinja2",)),
     "serve": ("the HTTP service", ("starlette", "uvicorn", "jinja2", "prometheus-client")),
+    "serve-ray": ("the HTTP service on a Ray cluster", ("ray", "fastapi")),
     "fast": ("compiled decoding", ("numba",)),
 }
 CORE = (

@@ -23,6 +23,7 @@ EXTRA_OF_MODULE = {
     "adlfs": "azure",
     "deltalake": "delta",
     "gcsfs": "gcs",
+    "fastapi": "serve-ray",
     "jinja2": "gallery",
     "prometheus_client": "serve",
     "starlette": "serve",

@@ -66,6 +66,8 @@ TOKEN_VARIABLE = "CONES_SERVE_TOKEN"
     help="ray: replicas on a Ray cluster, each with a base model of its own.",
 )
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="For ray.")
+@click.option("--cpus", type=float, default=1.0, show_default=True, help="Of each Ray replica.")
+@click.option("--gpus", type=float, default=0.0, show_default=True, help="Of each Ray replica.")
 def command(
     session: Session,
     base: str,
@@ -83,6 +85,8 @@ def command(
     dtype: str,
     engine: str,
     replicas: int,
+    cpus: float,
+    gpus: float,
 ) -> None:
     """Draw for others over HTTP, as OpenAI's clients ask, and show pages to look at.
 
@@ -121,6 +125,8 @@ def command(
         dtype=dtype,
         engine=engine,
         replicas=replicas,
+        cpus=cpus,
+        gpus=gpus,
         storage_options=session.storage_options,
         say=session.output.message,
     )

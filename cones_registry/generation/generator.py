@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
@@ -27,6 +28,7 @@ from cones_registry.generation.request import (
 )
 from cones_registry.generation.schedulers import check_scheduler, fresh_scheduler
 from cones_registry.generation.settings import (
+    PhaseCallback,
     Settings,
     check_settings,
     family_arguments,
@@ -97,6 +99,7 @@ class Generator:
         on_step: StepCallback | None = None,
         on_preview: PreviewCallback | None = None,
         preview_every: int = 1,
+        on_phase: PhaseCallback | None = None,
         progress: bool = False,
         **pipeline_arguments: Any,
     ) -> list[Image]:
@@ -113,6 +116,8 @@ class Generator:
         on_step: diffusers' ``callback_on_step_end(pipeline, step, timestep, tensors) -> tensors``.
         on_preview: ``on_preview(step, pictures)`` with the latents of a batch decoded, after every
             ``preview_every`` steps.
+        on_phase: ``on_phase(name, seconds)`` after each batch, of "kv" (K and V of its text),
+            "denoise" and "decode" (pixels from latents).
         progress: show a bar over steps.
         pipeline_arguments: given to the stock pipeline as they are (``eta`` …); one it does not
             know is an error.
@@ -139,6 +144,7 @@ class Generator:
                 on_step=on_step,
                 on_preview=on_preview,
                 preview_every=preview_every,
+                on_phase=on_phase,
                 progress=progress,
                 **pipeline_arguments,
             )
@@ -164,6 +170,7 @@ class Generator:
         on_step: StepCallback | None = None,
         on_preview: PreviewCallback | None = None,
         preview_every: int = 1,
+        on_phase: PhaseCallback | None = None,
         progress: bool = False,
         **pipeline_arguments: Any,
     ) -> Iterator[Image]:
@@ -186,6 +193,7 @@ class Generator:
                 on_step=on_step,
                 on_preview=on_preview,
                 preview_every=preview_every,
+                on_phase=on_phase,
                 progress=progress,
                 **pipeline_arguments,
             )
@@ -206,6 +214,7 @@ class Generator:
         on_step: StepCallback | None,
         on_preview: PreviewCallback | None,
         preview_every: int,
+        on_phase: PhaseCallback | None,
         progress: bool,
         **pipeline_arguments: Any,
     ) -> Iterator[Image | str]:
@@ -222,6 +231,7 @@ class Generator:
             on_step=on_step,
             on_preview=on_preview,
             preview_every=preview_every,
+            on_phase=on_phase,
             progress=progress,
             pipeline_arguments=pipeline_arguments,
         )
@@ -333,8 +343,15 @@ class Generator:
         watched = None
         if getattr(view, "vae", None) is not None:
             watched = view.__dict__["vae"] = WatchedAutoencoder(view.vae)
+        began = time.perf_counter()
         with exclusive:
             output = view(**arguments)
+        if settings.on_phase is not None:
+            decoding = 0.0 if watched is None else watched.seconds
+            projecting = denoiser.seconds if isinstance(denoiser, PlannedModel) else 0.0
+            settings.on_phase("kv", projecting)
+            settings.on_phase("denoise", time.perf_counter() - began - projecting - decoding)
+            settings.on_phase("decode", decoding)
         failed = failures(watched, output, len(requests), dtype=base.dtype)
         frames = getattr(output, "frames", None)  # of pipelines for videos, here of one frame
         images = output.images if frames is None else [each[0] for each in frames]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -46,6 +46,10 @@ _WITHOUT_PREVIEW = (
 )
 
 
+PhaseCallback = Callable[[str, float], None]
+"""``on_phase(name, seconds)``: see ``Generator.generate``."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What all pictures of one batch share. See ``Generator.generate``."""
@@ -60,6 +64,7 @@ class Settings:
     on_step: StepCallback | None
     on_preview: PreviewCallback | None
     preview_every: int
+    on_phase: PhaseCallback | None
     progress: bool
     pipeline_arguments: dict[str, Any]
 

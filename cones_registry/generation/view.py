@@ -41,6 +41,13 @@ class PlannedModel:
         self._once = is_cached(denoiser)
         self._branch = "cond"
         self._planned: dict[str, tuple[_Text, EditedModel]] = {}
+        self._edits_made: dict[str, RowEdits] = {}
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that K and V took until now."""
+        return self._seconds + sum(edits.seconds for edits in self._edits_made.values())
 
     def __call__(self, *args: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         second = kwargs.get("encoder_hidden_states_t5")  # Hunyuan-DiT puts it behind the first
@@ -48,6 +55,9 @@ class PlannedModel:
         seen, model = self._planned.get(self._branch, (None, None))
         if model is None or seen is None or not seen.is_still(states):
             edits = RowEdits(self._edits(states), once=self._once)
+            if replaced := self._edits_made.get(self._branch):
+                self._seconds += replaced.seconds
+            self._edits_made[self._branch] = edits
             model = EditedModel(self._denoiser, edits)
             self._planned[self._branch] = _Text(states), model
         return model(*args, encoder_hidden_states=encoder_hidden_states, **kwargs)

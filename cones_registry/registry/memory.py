@@ -34,6 +34,10 @@ class Memory:
     Args:
         limit: Bytes of masks, ranks and compositions together. A composition counts with all of
             its masks, though it may share them.
+
+    Attributes:
+        hits: Times that a mask was held when it, or a composition of it, was asked for.
+        misses: Times that one was loaded.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
@@ -42,6 +46,8 @@ class Memory:
         self._state: State | None = None
         self._records: dict[Ref, Concept] = {}
         self._sketches: tuple[Digest, Sketches] | None = None
+        self.hits = 0
+        self.misses = 0
 
     def records(self, state: State) -> dict[Ref, Concept]:
         """What refs name in `state`; to be added to by whoever looks one up."""
@@ -57,7 +63,7 @@ class Memory:
 
     def mask(self, blob: Digest, load: Callable[[], ConceptMask]) -> ConceptMask:
         """The mask of a blob, loaded if it is not there."""
-        return cast(ConceptMask, self._kept.get(("mask", (blob,), None), load))
+        return cast(ConceptMask, self._counted(("mask", (blob,), None), load))
 
     def ranks(self, blob: Digest, load: Callable[[], Ranks | None]) -> Ranks | None:
         """How the members of a blob's mask compare, loaded if it is not there."""
@@ -73,7 +79,8 @@ class Memory:
             key: all else that decides what it is.
             make: makes it.
         """
-        return cast(Composition, self._kept.get(("composition", blobs, key), make))
+        found = self._counted(("composition", blobs, key), make, masks=len(blobs))
+        return cast(Composition, found)
 
     def sketches(self, state: State, base: Digest) -> Sketches:
         """The sketches of a base model's concepts in `state`; of the last base asked for alone."""
@@ -85,6 +92,28 @@ class Memory:
         with self._lock:
             if self._state is state:
                 self._sketches = base, found
+        return found
+
+    def _counted(
+        self, key: Hashable, load: Callable[[], _Kept], *, masks: int | None = None
+    ) -> _Kept:
+        """What is kept under a key; whether it was held is counted.
+
+        masks: of a composition, whose loading asks for each of them itself; None for a mask.
+        """
+        is_new = False
+
+        def loaded() -> _Kept:
+            nonlocal is_new
+            is_new = True
+            return load()
+
+        found = self._kept.get(key, loaded)
+        with self._lock:
+            if not is_new:
+                self.hits += 1 if masks is None else masks
+            elif masks is None:
+                self.misses += 1
         return found
 
     def forget(self, blob: Digest) -> None:

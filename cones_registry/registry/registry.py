@@ -706,6 +706,12 @@ class Registry:
         """
         return load_plan(self._session, path, None if dest is None else dest._session)
 
+    @property
+    def mask_lookups(self) -> tuple[int, int]:
+        """How many masks this handle had in memory when it needed them, and how many it read."""
+        memory = self._session.memory
+        return memory.hits, memory.misses
+
     def stats(self, *, list_store: bool = False) -> Statistics:
         """What the registry holds, and what the same concepts would take in other forms.
 

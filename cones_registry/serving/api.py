@@ -7,15 +7,18 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cones_registry.errors import ConesError, NotFoundError, UsageError
 from cones_registry.serving.answers import JSON, error_body, error_response
+from cones_registry.serving.batching import AbandonedError
 from cones_registry.serving.bodies import CompositionBody, ImagesBody, parse
 from cones_registry.serving.openapi import document
 from cones_registry.serving.service import Asked, Drawn, Progress, Service
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from cones_registry.record import Concept
 
+_LOGGER = logging.getLogger(__name__)
 Endpoint = Callable[["Request"], Awaitable[Response]]
 _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
@@ -37,20 +41,8 @@ def routes(service: Service) -> list[Route]:
 
     async def images(request: Request) -> Response:
         body = parse(await request.body(), ImagesBody)
-        if body.stream:
-            return await _streamed(service, request, body)
-        asked = await service.ask(body, request.state.caller)
-        watching = asyncio.ensure_future(_cancel_when_gone(request, asked))
-        try:
-            drawn = await service.drawn(asked)
-        finally:
-            watching.cancel()
-        return JSON(
-            {
-                "created": int(asked.arrived),
-                "data": [_picture(service, request, body, each) for each in drawn],
-            }
-        )
+        with service.metrics.tracing.span("images", headers=request.headers, n=body.n):
+            return await (_streamed if body.stream else _whole)(service, request, body)
 
     async def picture(request: Request) -> Response:
         name = request.path_params["name"]
@@ -108,7 +100,9 @@ def routes(service: Service) -> list[Route]:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def healthz(_: Request) -> Response:
-        return JSON({"status": "alive"})
+        if service.is_alive or service.is_stopping:
+            return JSON({"status": "alive"})
+        return JSON({"status": "nothing draws here any longer"}, status_code=503)
 
     async def readyz(_: Request) -> Response:
         ready = service.is_ready
@@ -144,14 +138,18 @@ def _answered(service: Service, path: str, endpoint: Endpoint) -> Endpoint:
         outcome = "ok"
         try:
             return await endpoint(request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, AbandonedError, ClientDisconnect):
             outcome = "gone"
-            # Either the client has gone, or the service stops: in both cases this is heard by few.
+            # The client has gone, or the service has no more time: this is heard by few.
             return error_response(UsageError("the request was given up"), status=499)
         except ConesError as error:
             response = error_response(error)
             outcome = str(response.status_code)
             return response
+        except Exception as error:
+            outcome = "500"
+            _LOGGER.exception("unexpected at %s", path)
+            return error_response(error)
         finally:
             service.metrics.requests.labels(path, outcome).inc()
 
@@ -163,6 +161,11 @@ async def _cancel_when_gone(request: Request, asked: Asked) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.25)
     asked.cancel()
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client is not None else ""
 
 
 def _picture(service: Service, request: Request, body: ImagesBody, drawn: Drawn) -> dict[str, Any]:
@@ -180,6 +183,23 @@ def _picture(service: Service, request: Request, body: ImagesBody, drawn: Drawn)
     return content
 
 
+async def _whole(service: Service, request: Request, body: ImagesBody) -> Response:
+    """One answer with all pictures."""
+    asked = await service.ask(body, request.state.caller, address=address_of(request))
+    watching = asyncio.ensure_future(_cancel_when_gone(request, asked))
+    try:
+        drawn = await service.drawn(asked)
+    finally:
+        watching.cancel()
+    content: dict[str, Any] = {
+        "created": int(asked.arrived),
+        "data": [_picture(service, request, body, each) for each in drawn],
+    }
+    if asked.unread:
+        content["unread"] = asked.unread
+    return JSON(content)
+
+
 async def _streamed(service: Service, request: Request, body: ImagesBody) -> Response:
     """Server-sent events: steps, pictures on the way, and the finished ones."""
     news: asyncio.Queue[Progress] = asyncio.Queue(maxsize=1000)
@@ -188,7 +208,9 @@ async def _streamed(service: Service, request: Request, body: ImagesBody) -> Res
         if not news.full():  # a client that does not read misses steps, not pictures
             news.put_nowait(progress)
 
-    asked = await service.ask(body, request.state.caller, on_progress=on_progress)
+    asked = await service.ask(
+        body, request.state.caller, address=address_of(request), on_progress=on_progress
+    )
 
     async def events() -> AsyncIterator[bytes]:
         finished = service.each(asked)
@@ -215,6 +237,9 @@ async def _streamed(service: Service, request: Request, body: ImagesBody) -> Res
                     yield event_of("image_generation.completed", {"index": drawn.number, **content})
                     coming = asyncio.ensure_future(anext(finished, None))
         except ConesError as error:
+            yield event_of("error", error_body(error))
+        except Exception as error:
+            _LOGGER.exception("a stream was lost")
             yield event_of("error", error_body(error))
         finally:
             coming.cancel()

@@ -29,7 +29,7 @@ def create_app(service: Service, *, batches: tuple[str, ...] = ()) -> Starlette:
 
     batches: folders or URLs of runs of ``cones batch`` that are shown.
     """
-    sessions = Sessions()
+    sessions = Sessions(service.settings.session_key)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -51,7 +51,7 @@ def create_app(service: Service, *, batches: tuple[str, ...] = ()) -> Starlette:
         _LOGGER.error("unexpected at %s", request.url.path, exc_info=error)
         return error_response(error)
 
-    return Starlette(
+    app = Starlette(
         routes=[*api.routes(service), *pages.routes(service, sessions, batches)],
         middleware=[Middleware(Guard, settings=service.settings, sessions=sessions)],
         exception_handlers={
@@ -62,3 +62,5 @@ def create_app(service: Service, *, batches: tuple[str, ...] = ()) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.state.service = service
+    return app

@@ -1,22 +1,24 @@
 """Dynamic batching: requests that wait are drawn together, whatever their concepts.
 
 One thread draws with one base model. Requests of equal settings share a batch; who asks for much
-does not keep others waiting, since places in a batch go round the owners in turn. A request that
+does not keep others waiting, since places in a batch go round the callers in turn. A request that
 fails, fails alone: its batch is halved until it stands by itself.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cones_registry.errors import LimitExceededError, StoreUnavailableError
 from cones_registry.generation.failed import FailedPicturesError
+from cones_registry.serving.turns import Turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[int, int, "Image | None"], None]
 """``on_progress(step, steps, preview)``: called after each step, from the drawing thread."""
+PhaseCallback = Callable[[str, float], None]
+"""``on_phase(name, seconds)``: see ``Generator.generate``."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class SharedSettings(NamedTuple):
@@ -60,13 +65,11 @@ class DrainingError(StoreUnavailableError):
 
 
 class BatchObserver(Protocol):
-    """Is told what the batcher does; the metrics of the service are one."""
+    """Sees what the batcher does; the metrics of the service are one."""
 
-    def batch_began(self, size: int, waited: Sequence[float]) -> None:
-        """A batch of ``size`` pictures is drawn now; they waited so many seconds each."""
-
-    def batch_ended(self, size: int, seconds: float) -> None:
-        """It took ``seconds``, whether or not every picture came of it."""
+    def batch(self, tickets: Sequence[Ticket]) -> AbstractContextManager[PhaseCallback]:
+        """Entered while a batch is drawn; gives what is told of each phase."""
+        ...
 
 
 @dataclass(eq=False)
@@ -76,7 +79,9 @@ class Ticket:
     Attributes:
         request: what to draw, with its masks at hand.
         settings: what it must share with others in its batch.
-        owner: who the place in the queue is for; owners take turns.
+        owner: who the place in the queue is for; the owners of one caller take turns.
+        caller: who asks; callers take turns.
+        trace: where in a trace it was asked for; None without one.
         on_progress: told after each step; None where nobody looks.
         wants_previews: whether ``on_progress`` gets the picture of each step.
         done: its picture, or what went wrong.
@@ -89,6 +94,8 @@ class Ticket:
     owner: str
     on_progress: ProgressCallback | None = None
     wants_previews: bool = False
+    caller: str = ""
+    trace: Any = None
     done: Future[Image] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     is_wanted: bool = True
@@ -99,8 +106,8 @@ class Ticket:
         self.done.cancel()
 
 
-class _Abandoned(Exception):
-    """Everybody who waited for the batch that is being drawn has gone."""
+class AbandonedError(Exception):
+    """Everybody who waited for the batch that was being drawn has gone: nobody will see this."""
 
 
 class Batcher:
@@ -132,10 +139,8 @@ class Batcher:
         self._preview_every = preview_every
         self._observer = observer
         self._changed = threading.Condition()
-        # Owners in the order of their turns; each with its requests, oldest first.
-        self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._waiting = 0
-        self._running = 0
+        self._turns = Turns()
+        self._drawing: list[Ticket] = []
         self._seconds_per_picture = 1.0  # a running mean, for Retry-After
         self._draining = False
         self._thread = threading.Thread(target=self._draw_for_ever, name="cones-draw", daemon=True)
@@ -144,12 +149,17 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return self._waiting
+        return len(self._turns)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the drawing thread goes on; it ends by draining alone."""
+        return self._thread.is_alive()
 
     @property
     def running(self) -> int:
         """Pictures that are being drawn."""
-        return self._running
+        return len(self._drawing)
 
     def submit(self, *tickets: Ticket) -> None:
         """Put requests into the queue, all of them or none.
@@ -161,33 +171,33 @@ class Batcher:
         with self._changed:
             if self._draining:
                 raise DrainingError
-            if self._waiting + len(tickets) > self._max_waiting:
-                seconds = self._waiting * self._seconds_per_picture
-                raise QueueFullError(self._waiting, max(1, min(60, round(seconds))))
+            if len(self._turns) + len(tickets) > self._max_waiting:
+                self._turns.drop_unwanted()
+            waiting = len(self._turns)
+            if waiting + len(tickets) > self._max_waiting:
+                seconds = waiting * self._seconds_per_picture
+                raise QueueFullError(waiting, max(1, min(60, round(seconds))))
             for ticket in tickets:
-                self._queues.setdefault(ticket.owner, deque()).append(ticket)
-            self._waiting += len(tickets)
+                self._turns.add(ticket)
             self._changed.notify_all()
 
     def drain(self, timeout: float) -> bool:
         """Take nothing new, draw what waits, then stop; whether all of it was drawn in time.
 
-        What is left after ``timeout`` seconds fails with ``DrainingError``.
+        What is left after ``timeout`` seconds, waiting or half drawn, fails with ``DrainingError``.
         """
         with self._changed:
             self._draining = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        left: list[Ticket] = []
         with self._changed:
-            for queue in self._queues.values():
-                left += queue
-            self._queues.clear()
-            self._waiting = 0
+            left = [*self._turns, *self._drawing]
+            self._turns.clear()
             self._changed.notify_all()
         for ticket in left:
+            ticket.is_wanted = False
             _fail(ticket, DrainingError())
-        return not left and not self._thread.is_alive()
+        return not left
 
     # -- the drawing thread -----------------------------------------------------------------------
 
@@ -197,31 +207,33 @@ class Batcher:
             if tickets is None:
                 return
             began = time.monotonic()
-            if self._observer is not None:
-                waited = [began - ticket.arrived for ticket in tickets]
-                self._observer.batch_began(len(tickets), waited)
-            self._draw(tickets)
-            seconds = time.monotonic() - began
+            try:
+                with self._observed(tickets) as on_phase:
+                    self._draw(tickets, on_phase)
+            except Exception as error:  # of ours: those that wait are told, and others are drawn
+                _LOGGER.exception("a batch was lost")
+                for ticket in tickets:
+                    _fail(ticket, error)
+            each = (time.monotonic() - began) / len(tickets)
             with self._changed:
-                self._running = 0
-                self._seconds_per_picture += 0.2 * (
-                    seconds / len(tickets) - self._seconds_per_picture
-                )
-            if self._observer is not None:
-                self._observer.batch_ended(len(tickets), seconds)
+                self._drawing = []
+                self._seconds_per_picture += 0.2 * (each - self._seconds_per_picture)
+
+    def _observed(self, tickets: list[Ticket]) -> AbstractContextManager[PhaseCallback | None]:
+        return nullcontext() if self._observer is None else self._observer.batch(tickets)
 
     def _next_batch(self) -> list[Ticket] | None:
         """Wait for the next batch; None once the service has drained."""
         with self._changed:
             while True:
-                self._forget_cancelled()
-                if not self._queues:
+                self._turns.drop_unwanted()
+                if not len(self._turns):
                     if self._draining:
                         return None
                     self._changed.wait()
                     continue
                 # The first in turn decides the settings; it waits a moment for company.
-                first = next(iter(self._queues.values()))[0]
+                first = self._turns.first()
                 left = first.arrived + self._gather_seconds - time.monotonic()
                 if (
                     left > 0
@@ -230,75 +242,52 @@ class Batcher:
                 ):
                     self._changed.wait(left)
                     continue
-                tickets = self._take(first.settings)
-                self._running = len(tickets)
-                if tickets:
-                    return tickets
+                self._drawing = self._take(first.settings)
+                if self._drawing:
+                    return self._drawing
 
     def _count(self, settings: SharedSettings) -> int:
-        return sum(
-            ticket.settings == settings for queue in self._queues.values() for ticket in queue
-        )
-
-    def _forget_cancelled(self) -> None:
-        """Take requests out of the queue that nobody waits for."""
-        for owner, queue in list(self._queues.items()):
-            wanted = deque(ticket for ticket in queue if ticket.is_wanted)
-            self._waiting -= len(queue) - len(wanted)
-            if wanted:
-                self._queues[owner] = wanted
-            else:
-                del self._queues[owner]
+        return sum(ticket.settings == settings for ticket in self._turns)
 
     def _take(self, settings: SharedSettings) -> list[Ticket]:
-        """Take a batch out of the queue: one request of each owner in turn, oldest first."""
+        """Take a batch out of the queue, one request of each caller in turn."""
         taken: list[Ticket] = []
-        owners = deque(self._queues)
-        while owners and len(taken) < self._max_batch:
-            owner = owners.popleft()
-            queue = self._queues[owner]
-            ticket = next((each for each in queue if each.settings == settings), None)
+        while len(taken) < self._max_batch:
+            ticket = self._turns.take(settings)
             if ticket is None:
-                continue
-            queue.remove(ticket)
+                break
             if ticket.done.set_running_or_notify_cancel():
                 taken.append(ticket)
-            self._waiting -= 1
-            if queue:
-                # Had a turn: goes behind the others, in this batch and for the next.
-                self._queues.move_to_end(owner)
-                owners.append(owner)
-            else:
-                del self._queues[owner]
         return taken
 
-    def _draw(self, tickets: list[Ticket]) -> None:
+    def _draw(self, tickets: list[Ticket], on_phase: PhaseCallback | None) -> None:
         """Draw a batch; where it fails, halves of it, until what fails stands alone."""
         try:
             pictures = self._generator.generate(
                 [ticket.request for ticket in tickets],
                 **tickets[0].settings._asdict(),
                 **self._callbacks(tickets),
+                on_phase=on_phase,
             )
-        except _Abandoned:
+        except AbandonedError as error:
             for ticket in tickets:
-                _fail(ticket, _Abandoned())
+                _fail(ticket, error)
         except FailedPicturesError as error:
             for number, (ticket, picture) in enumerate(zip(tickets, error.pictures, strict=True)):
                 if picture is None:
                     _fail(ticket, FailedPicturesError([None], {0: error.reasons[number]}))
                 else:
-                    ticket.done.set_result(picture)
+                    _give(ticket, picture)
         except Exception as error:  # whatever a library raised, it is the request's answer
             if len(tickets) == 1:
                 _fail(tickets[0], error)
                 return
             middle = len(tickets) // 2
-            self._draw(tickets[:middle])
-            self._draw(tickets[middle:])
+            self._draw(tickets[:middle], on_phase)
+            self._draw(tickets[middle:], on_phase)
         else:
             for ticket, picture in zip(tickets, pictures, strict=True):
-                ticket.done.set_result(picture)
+                _give(ticket, picture)
 
     def _callbacks(self, tickets: list[Ticket]) -> dict[str, Any]:
         """What the generator calls back; models whose pipeline calls nobody draw to the end."""
@@ -307,7 +296,7 @@ class Batcher:
 
         def on_step(pipeline: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if not any(ticket.is_wanted for ticket in tickets):
-                raise _Abandoned
+                raise AbandonedError
             for ticket in tickets:
                 if ticket.on_progress is not None:
                     ticket.on_progress(step + 1, pipeline.num_timesteps, None)
@@ -324,6 +313,11 @@ class Batcher:
         return callbacks
 
 
+def _give(ticket: Ticket, picture: Image) -> None:
+    with suppress(InvalidStateError):  # answered already: the service is stopping
+        ticket.done.set_result(picture)
+
+
 def _fail(ticket: Ticket, error: Exception) -> None:
-    if not ticket.done.done():
+    with suppress(InvalidStateError):
         ticket.done.set_exception(error)

@@ -82,7 +82,7 @@ class ImagesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         sides = [side for side in self.sides() if side is not None]
         for name, value, most in (
             ("prompt, in characters,", longest, limits.max_prompt),
-            ("n", self.n, limits.max_pictures),
+            ("n", self.n, min(limits.max_pictures, limits.max_waiting)),
             ("steps", self.steps or 0, limits.max_steps),
             ("size, in pixels a side,", max(sides, default=0), limits.max_side),
             ("concepts", len(self.concepts), limits.max_concepts),

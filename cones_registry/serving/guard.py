@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -32,7 +32,8 @@ HEADERS: Final = {
     "frame-ancestors 'none'",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
+    # Not "no-referrer": browsers would then send forms of our own pages with "Origin: null".
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
@@ -44,11 +45,20 @@ class BodyTooLargeError(LimitExceededError):
     status: Final = 413
 
 
-class Sessions:
-    """Logins of browsers: a signed cookie, so that nothing is kept on this side."""
+class BodyTooSlowError(LimitExceededError):
+    """The body of a request does not arrive in time."""
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    status: Final = 408
+
+
+class Sessions:
+    """Logins of browsers: a signed cookie, so that nothing is kept on this side.
+
+    key: signs; whoever has it may sign in.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
 
     def issue(self, caller: str) -> str:
         """A cookie's value that stands for ``caller`` until the service stops, 12 hours at most."""
@@ -129,7 +139,7 @@ class Guard:
         await self._app(scope, self._bounded(receive), send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        host = _host_of(headers.get("host", ""))
         if self._settings.hosts and host not in self._settings.hosts:
             return error_response(
                 UsageError(
@@ -198,13 +208,22 @@ class Guard:
         return 0 if left >= 1 else max(1, round((1 - left) * 60 / most))
 
     def _bounded(self, receive: Receive) -> Receive:
-        """``receive`` that stops at the limit, whatever the length was said to be."""
-        taken = 0
+        """``receive`` that stops at the limits, whatever the length was said to be."""
+        taken, is_whole = 0, False
+        until = time.monotonic() + self._settings.body_seconds
 
         async def receive_bounded() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, is_whole
+            if is_whole:  # only whether the client is still there
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise BodyTooSlowError(
+                    f"the body did not arrive within {self._settings.body_seconds:g} s"
+                ) from None
             if message["type"] == "http.request":
+                is_whole = not message.get("more_body", False)
                 taken += len(message.get("body", b""))
                 if taken > self._settings.max_body:
                     raise BodyTooLargeError(self._limit_text())
@@ -233,12 +252,21 @@ def int_of(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
+def _host_of(text: str) -> str:
+    """The name in a ``Host`` header; empty where it is none."""
+    try:
+        return urlsplit(f"//{text}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def _same_origin(headers: Headers) -> bool:
     """Whether a changing request comes from this service's own pages, or from no page at all."""
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return False
+    site = headers.get("sec-fetch-site")
+    if site is not None:  # of the browser itself; a page cannot set it
+        return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 async def _to_login(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, urlencode
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -15,19 +18,19 @@ from cones_registry.pages.templating import STYLE, Section, Site, render
 from cones_registry.pages.views import history_line, newest, provenance_facts, view
 from cones_registry.quantities import counted, share, size
 from cones_registry.serving.answers import status_of
-from cones_registry.serving.api import cursor_of, event_of, find_page
+from cones_registry.serving.api import address_of, cursor_of, event_of, find_page
 from cones_registry.serving.bodies import ConceptChoice, ImagesBody
 from cones_registry.serving.guard import COOKIE, Sessions, Tokens, session_cookie
-from cones_registry.serving.service import Job, Progress, Service
+from cones_registry.serving.service import Asked, Job, Progress, Service
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+_LOGGER = logging.getLogger(__name__)
 Endpoint = Callable[["Request"], Awaitable[Response]]
 SCRIPT: Final = STYLE.with_name("progress.js")
 _CARDS: Final = 60
 _MOST_COMPOSED: Final = 4
-_KEPT_JOBS: Final = 500
 _SHOWN_PICTURES: Final = 60
 _LIKE: Final = 4
 _CHANGES: Final = 50
@@ -46,7 +49,7 @@ class Page(Response):
 
 
 SITE: Final = Site(
-    title="Concepts",
+    title="cones_registry",
     home="/concepts",
     link=lambda name: f"/{name}",
     concept=lambda each: f"/concepts/{quote(each.owner)}/{quote(each.name)}",
@@ -178,12 +181,12 @@ def routes(service: Service, sessions: Sessions, batches: tuple[str, ...] = ()) 
         if service.settings.is_replicated:
             raise _Refused("several replicas answer here, so pages cannot wait for a picture")
         form = await _form(request, sessions)
-        chosen = [text.strip() for text in form.get("concepts", "").split("\n") if text.strip()]
-        job = Job()
+        job: Job | None = None
 
         def on_progress(progress: Progress) -> None:
-            job.step, job.steps = progress.step, progress.steps
-            job.tell()
+            if job is not None and progress.steps:
+                job.step, job.steps = progress.step, progress.steps
+                job.tell()
 
         seed = form.get("seed", "").strip()
         if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 20):
@@ -191,21 +194,24 @@ def routes(service: Service, sessions: Sessions, batches: tuple[str, ...] = ()) 
         body = ImagesBody(
             prompt=form.get("prompt", ""),
             seed=int(seed) if seed else None,
-            concepts=[ConceptChoice(ref) for ref in chosen],
         )
-        job.asked = await service.ask(body, request.state.caller, on_progress=on_progress)
-        service.jobs[job.asked.id] = job
-        while len(service.jobs) > _KEPT_JOBS:
-            service.jobs.popitem(last=False)
-        service.background(_finish(service, job))
-        return RedirectResponse(f"/jobs/{job.asked.id}", status_code=303)
+        asked = await service.ask(
+            body,
+            request.state.caller,
+            address=address_of(request),
+            on_progress=on_progress,
+        )
+        job = Job.of(asked)
+        service.jobs.add(job)
+        service.background(_finish(service, job, asked))
+        return RedirectResponse(f"/jobs/{job.id}", status_code=303)
 
     async def job_page(request: Request) -> Response:
-        job = _job(service, request)
+        job = service.jobs.get(request.path_params["id"], request.state.caller)
         return _page("job.html", "Compose", job=job, back=_again(job))
 
     async def job_events(request: Request) -> Response:
-        job = _job(service, request)
+        job = service.jobs.get(request.path_params["id"], request.state.caller)
 
         async def events() -> AsyncIterator[bytes]:
             while True:
@@ -295,6 +301,14 @@ def _shown(service: Service, path: str, endpoint: Endpoint) -> Endpoint:
             status = 403 if isinstance(error, _Refused) else status_of(error)
             outcome = str(status)
             return _page("problem.html", "", status=status, problem=str(error))
+        except ClientDisconnect:
+            outcome = "gone"
+            return Response(status_code=499)
+        except Exception:
+            outcome = "500"
+            _LOGGER.exception("unexpected at %s", path)
+            problem = "Something unexpected went wrong; the service's log says what."
+            return _page("problem.html", "", status=500, problem=problem)
         finally:
             service.metrics.requests.labels(path, outcome).inc()
 
@@ -330,7 +344,9 @@ def _form_token(request: Request, sessions: Sessions) -> str:
 async def _form(request: Request, sessions: Sessions) -> dict[str, str]:
     """The form a page of ours sent; one of another site does not know the token."""
     form = parse_form(await request.body())
-    if form.get("form_token") != _form_token(request, sessions):
+    if not hmac.compare_digest(
+        form.get("form_token", "").encode(), _form_token(request, sessions).encode()
+    ):
         raise _Refused("this form is too old. Load its page again")
     return form
 
@@ -363,34 +379,25 @@ def _composed(service: Service, refs: list[str]) -> dict[str, Any]:
     }
 
 
-async def _finish(service: Service, job: Job) -> None:
+async def _finish(service: Service, job: Job, asked: Asked) -> None:
     """Wait for the pictures of a job and put them where its page finds them."""
-    assert job.asked is not None
     try:
-        async for drawn in service.each(job.asked):
-            job.pictures.append(service.pictures.put(drawn.data, job.asked.format))
+        async for drawn in service.each(asked):
+            job.pictures.append(service.pictures.put(drawn.data, asked.format))
             job.tell()
     except ConesError as error:
         job.error = str(error)
-    except Exception as error:
-        job.error = f"unexpected {type(error).__name__}; the service's log says more"
-        raise
+    except Exception:
+        _LOGGER.exception("a picture for a page was lost")
+        job.error = "something unexpected went wrong; the service's log says what"
     finally:
+        job.error = job.error or ("" if job.is_done else "it was given up")
         job.tell()
-
-
-def _job(service: Service, request: Request) -> Job:
-    job = service.jobs.get(request.path_params["id"])
-    if job is None or job.asked is None or job.asked.caller != request.state.caller:
-        raise NotFoundError("no such picture, or no longer")
-    return job
 
 
 def _again(job: Job) -> str:
     """The compose page with the same concepts and prompt."""
-    assert job.asked is not None
-    refs = [member.ref for member in job.asked.composition.members] if job.asked.composition else []
-    return "/compose?" + urlencode({"concept": refs, "prompt": job.asked.prompt}, doseq=True)
+    return "/compose?" + urlencode({"concept": job.refs, "prompt": job.prompt}, doseq=True)
 
 
 def _storage(service: Service) -> dict[str, Any]:
@@ -408,9 +415,9 @@ def _storage(service: Service) -> dict[str, Any]:
             ("Concepts", f"{found.concepts:,}"),
             ("Versions", f"{found.versions:,}"),
             ("Masks take", size(found.used_bytes)),
-            ("Equal masks would take more", size(found.saved_by_dedup)),
-            ("The same as K/V weights", size(found.dense_bytes)),
-            ("As LoRAs of rank 4", size(found.lora_bytes)),
+            ("Saved by keeping equal masks once", size(found.saved_by_dedup)),
+            ("The same kept as K/V weights", size(found.dense_bytes)),
+            ("The same kept as LoRAs of rank 4", size(found.lora_bytes)),
         ],
         "owners": [
             {

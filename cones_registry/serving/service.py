@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import secrets
 import threading
@@ -10,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 _THREADS = 8
+_KEPT_JOBS = 500
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Asked:
         prompt: as it was written.
         tickets: one for each picture.
         composition: what acts on them; None without concepts.
+        unread: end of the prompt that the text encoder does not read; mostly empty.
     """
 
     id: str
@@ -82,6 +86,7 @@ class Asked:
     settings: SharedSettings
     composition: Composition | None
     format: str
+    unread: str = ""
     arrived: float = field(default_factory=time.time)
 
     def cancel(self) -> None:
@@ -105,7 +110,7 @@ class Service:
         self.base = base
         self.settings = settings
         self.metrics = Metrics()
-        self.pictures = PictureShelf(settings.kept_pictures)
+        self.pictures = PictureShelf(settings.kept_pictures, settings.kept_seconds)
         self._registry = registry
         self.generator = Generator(base)
         self.batcher = Batcher(
@@ -115,7 +120,7 @@ class Service:
             gather_seconds=settings.gather_seconds,
             observer=self.metrics,
         )
-        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.jobs = Jobs()
         self._tasks: set[asyncio.Future[None]] = set()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cones-serve")
         self._synced = time.monotonic()
@@ -127,6 +132,12 @@ class Service:
         self.metrics.watch("cones_running", "Pictures being drawn.", lambda: self.batcher.running)
         self.metrics.watch(
             "cones_sync_age_seconds", "Since the registry was read.", lambda: self.sync_age
+        )
+        self.metrics.watch_counts(
+            "cones_mask_cache",
+            "Masks that were needed, by whether they were in memory.",
+            "outcome",
+            self._mask_lookups,
         )
 
     @property
@@ -142,45 +153,64 @@ class Service:
         return 0.0 if self._registry is None else time.monotonic() - self._synced
 
     @property
+    def is_alive(self) -> bool:
+        """Whether requests that are taken are drawn."""
+        return self.batcher.is_alive
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests are taken and the registry answers."""
-        return not self._stopping.is_set() and self.sync_age < max(
-            30.0, 10 * self.settings.sync_seconds
-        )
+        patience = max(30.0, 10 * self.settings.sync_seconds)
+        return self.is_alive and not self.is_stopping and self.sync_age < patience
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing new is taken any longer."""
+        return self._stopping.is_set()
 
     async def run(self, action: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call ``action`` in a thread: what reads the registry or encodes may take a while."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(action, *arguments, **named))
+        work = partial(contextvars.copy_context().run, action, *arguments, **named)
+        return await loop.run_in_executor(self._threads, work)
 
     async def ask(
         self,
         body: ImagesBody,
         caller: str,
         *,
+        address: str = "",
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Asked:
         """Check a request, pin its concepts to the versions of this moment, and queue it.
 
-        on_progress: called in the event loop after each step.
+        Args:
+            body: what is asked for.
+            caller: who asks.
+            address: where from; callers without a token take turns by it.
+            on_progress: called in the event loop after each step.
 
         Raises:
             ConesError: whatever is wrong with it; nothing is queued then.
         """
         body.check(self.settings)
-        settings, seed = body.settings(), body.first_seed()
+        settings, seed = self._settled(body.settings()), body.first_seed()
         read = await self.run(self._read, body)
         requests = [replace(read, seed=seed + number) for number in range(body.n)]
         composition = cast("Composition | None", read.composition)
         # Checks everything; nothing is drawn before somebody takes the first picture.
-        await self.run(self.generator.stream, requests[:1], **settings._asdict())
-        owner = f"{caller}\0{body.user or _first_owner(composition)}"
+        looks = {"on_preview": _nobody} if body.partial_images else {}
+        unread = await self.run(self.generator.unread, read)
+        await self.run(self.generator.stream, requests[:1], **settings._asdict(), **looks)
+        trace = self.metrics.tracing.here()
         loop = asyncio.get_running_loop()
         tickets = tuple(
             Ticket(
                 request,
                 settings,
-                owner,
+                body.user or _first_owner(composition),
+                caller=caller if self.settings.tokens else address,
+                trace=trace,
                 on_progress=None
                 if on_progress is None
                 else partial(_tell, loop, on_progress, number),
@@ -199,6 +229,17 @@ class Service:
             settings,
             composition,
             body.output_format,
+            unread,
+        )
+
+    def _settled(self, settings: SharedSettings) -> SharedSettings:
+        """With the base model's own in the place of None, so that equal settings are equal."""
+        usual = self.base.defaults
+        return settings._replace(
+            steps=usual.steps if settings.steps is None else settings.steps,
+            guidance_scale=usual.guidance_scale
+            if settings.guidance_scale is None
+            else settings.guidance_scale,
         )
 
     async def drawn(self, asked: Asked) -> list[Drawn]:
@@ -289,10 +330,20 @@ class Service:
             else:
                 self._synced = time.monotonic()
 
-    def close(self) -> bool:
+    def _mask_lookups(self) -> Mapping[str, int]:
+        if self._registry is None:
+            return {"hit": 0, "miss": 0}
+        hits, misses = self._registry.mask_lookups
+        return {"hit": hits, "miss": misses}
+
+    def drain(self) -> bool:
         """Take nothing new, draw what waits; whether all of it was drawn in time."""
         self._stopping.set()
-        drained = self.batcher.drain(self.settings.drain_seconds)
+        return self.batcher.drain(self.settings.drain_seconds)
+
+    def close(self) -> bool:
+        """Drain, and end every thread."""
+        drained = self.drain()
         self._threads.shutdown(wait=True, cancel_futures=True)
         if self._syncing.is_alive():
             self._syncing.join(self.settings.sync_seconds + 5)
@@ -303,26 +354,43 @@ class Service:
 class Job:
     """A request whose picture is fetched later: what its page shows meanwhile.
 
+    It holds what is shown and no masks or pictures, as many jobs are remembered.
+
     Attributes:
-        asked: the request.
-        step, steps: how far its first picture is.
-        pictures: names on the shelf, None for those that are not done.
+        id: of its page; unguessable.
+        caller: who asked, and may look.
+        prompt: as it was written.
+        refs: concepts, pinned.
+        count: pictures that were asked for.
+        step: how far its first picture is.
+        steps: of each picture.
+        pictures: names on the shelf of those that are done.
         error: what went wrong.
         changed: set and replaced whenever something changes.
     """
 
-    asked: Asked | None = None
+    id: str
+    caller: str
+    prompt: str
+    refs: tuple[str, ...]
+    count: int
     step: int = 0
     steps: int = 0
     pictures: list[str] = field(default_factory=list)
     error: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @classmethod
+    def of(cls, asked: Asked) -> Job:
+        """The job of a request that is in the queue."""
+        members = asked.composition.members if asked.composition is not None else ()
+        refs = tuple(member.ref for member in members)
+        return cls(asked.id, asked.caller, asked.prompt, refs, len(asked.tickets))
+
     @property
     def is_done(self) -> bool:
         """Whether nothing more will come."""
-        done = self.asked is not None and len(self.pictures) == len(self.asked.tickets)
-        return bool(self.error) or done
+        return bool(self.error) or len(self.pictures) == self.count
 
     def tell(self) -> None:
         """Wake those who look."""
@@ -330,15 +398,42 @@ class Job:
         self.changed = asyncio.Event()
 
 
-class PictureShelf:
-    """Finished pictures that are fetched by address, the oldest of them given up for new ones.
+class Jobs:
+    """The jobs that are remembered, the oldest given up for new ones."""
 
-    limit: bytes of all together.
+    def __init__(self) -> None:
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+
+    def add(self, job: Job) -> None:
+        """Remember a job."""
+        self._jobs[job.id] = job
+        while len(self._jobs) > _KEPT_JOBS:
+            self._jobs.popitem(last=False)
+
+    def get(self, id: str, caller: str) -> Job:
+        """The job of ``caller``; NotFoundError for another's, as for none."""
+        job = self._jobs.get(id)
+        if job is None or job.caller != caller:
+            raise NotFoundError("no such picture, or no longer")
+        return job
+
+
+class PictureShelf:
+    """Finished pictures that are fetched by address for a while.
+
+    Args:
+        limit: bytes of all together; the oldest make room.
+        seconds: how long each is kept at most.
+        clock: seconds that pass.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
-        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._seconds = seconds
+        self._clock = clock
+        self._files: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -346,20 +441,28 @@ class PictureShelf:
         """Keep a picture; its name, which nobody can guess."""
         name = f"{secrets.token_urlsafe(24)}.{suffix}"
         with self._lock:
-            self._files[name] = data
+            self._files[name] = self._clock(), data
             self._bytes += len(data)
-            while self._bytes > self._limit and len(self._files) > 1:
-                _, oldest = self._files.popitem(last=False)
-                self._bytes -= len(oldest)
+            self._make_room()
         return name
 
     def get(self, name: str) -> bytes:
-        """A picture; NotFoundError once it had to make room."""
+        """A picture; NotFoundError once its time is over or it had to make room."""
         with self._lock:
-            data = self._files.get(name)
-        if data is None:
+            self._make_room()
+            found = self._files.get(name)
+        if found is None:
             raise NotFoundError("no such picture, or no longer: ask for it again")
-        return data
+        return found[1]
+
+    def _make_room(self) -> None:
+        old = self._clock() - self._seconds
+        while self._files:
+            name, (kept, data) = next(iter(self._files.items()))
+            if kept >= old and (self._bytes <= self._limit or len(self._files) == 1):
+                return
+            del self._files[name]
+            self._bytes -= len(data)
 
 
 def _tell(
@@ -370,9 +473,13 @@ def _tell(
     steps: int,
     preview: Image | None,
 ) -> None:
-    """From the drawing thread into the event loop."""
-    if not loop.is_closed():
+    """From the drawing thread into the event loop; nobody looks any longer once that has ended."""
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(on_progress, Progress(number, step, steps, preview))
+
+
+def _nobody(step: int, pictures: Sequence[Image]) -> None:
+    """Looks at no preview: given where it is only asked whether there could be any."""
 
 
 def _first_owner(composition: Composition | None) -> str:

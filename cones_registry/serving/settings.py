@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from cones_registry.errors import UsageError
@@ -31,8 +33,11 @@ class ServiceSettings:
         sync_seconds: how often the registry is asked for news.
         drain_seconds: how long a service that stops draws what waits.
         kept_pictures: bytes of pictures kept for ``response_format: "url"``.
+        kept_seconds: how long such a picture is kept at most.
+        body_seconds: how long a request may take to arrive, from its first line to its last byte.
         allow_write: whether pages may alias, tag and remove.
         log_prompts: whether prompts stand in the log.
+        session_key: signs cookies and forms; replicas of one service share it.
         is_replicated: whether another replica may answer the next request, so that pictures cannot
             be kept for it.
     """
@@ -52,8 +57,11 @@ class ServiceSettings:
     sync_seconds: float = 2.0
     drain_seconds: float = 60.0
     kept_pictures: int = 256 << 20
+    kept_seconds: float = 3600.0
+    body_seconds: float = 30.0
     allow_write: bool = False
     log_prompts: bool = False
+    session_key: bytes = field(default_factory=partial(secrets.token_bytes, 32), repr=False)
     is_replicated: bool = False
 
 

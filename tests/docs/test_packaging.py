@@ -35,7 +35,7 @@ def test_every_dependency_is_pinned_and_once_only() -> None:
 
 
 def test_every_dependency_says_what_it_is_for() -> None:
-    listed = re.findall(r'^ *(?:\w+ = \[)?"[\w\[\]-]+>=[^"]+",?\]?,?(.*)$', PROJECT_TEXT, re.M)
+    listed = re.findall(r'^ *(?:[\w-]+ = \[)?"[\w\[\]-]+>=[^"]+",?\]?,?(.*)$', PROJECT_TEXT, re.M)
     assert len(listed) == len(REQUIREMENTS) + len(BUILD)
     assert [line for line in listed if "# " not in line] == []
 

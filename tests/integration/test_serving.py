@@ -1,69 +1,25 @@
 """The service as its users meet it: `cones serve` in a process, OpenAI's client, raw HTTP."""
 
-import base64
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import openai
 import pytest
 from PIL import Image
+from running_service import Running, make_registry, recipe_of, start
 
-from cones_registry import BaseModel, ConceptMask, Registry
+from cones_registry import BaseModel, Registry
 from cones_registry.generation import read_recipe
 
 TOKEN = "a-token-of-the-tests-0123456789"
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }}"
-
-
-@dataclass
-class Running:
-    """A service that runs."""
-
-    url: str
-    process: subprocess.Popen[str]
-    registry: Path
-
-    def stop(self) -> int:
-        """End it as an operating system does; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        finally:
-            assert self.process.stderr is not None
-            self.process.stderr.close()
-
-    def client(self, **more: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=120, trust_env=False, **more)
-
-
-def start(registry: Path, base: str, *options: str, environment: dict[str, str]) -> Running:
-    command = [sys.executable, "-m", "cones_registry.cli", "-r", str(registry), "serve"]
-    process = subprocess.Popen(
-        [*command, "--base", base, "--port", "0", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if found := re.match(r"(http://\S+) ", line):
-            return Running(found[1], process, registry)
-    raise AssertionError("".join(said))
 
 
 @pytest.fixture(scope="module")
@@ -73,36 +29,16 @@ def base(tiny_pipeline_folder: Path) -> BaseModel:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Path:
-    folder = tmp_path_factory.mktemp("serving") / "registry"
-    opened = Registry.create(folder, cache=folder.parent / "cache")
-    generator = np.random.default_rng(5)
-    for ref, noun, note in (
-        ("alice/dog", "dog", HOSTILE),
-        ("bob/bear", "bear", ""),
-        ("eve/star", "star", ""),
-    ):
-        chosen = {
-            layer.name: np.flatnonzero(generator.random(layer.neuron_count) < 0.2).astype(np.int32)
-            for layer in base.layer_table.layers
-        }
-        mask = ConceptMask.from_indices(base.layer_table, chosen)
-        opened.push(ref, mask, base=base, scope="subject", token="sks", class_noun=noun, note=note)
-    opened.alias("alice/dog:1", "prod")
-    opened.close()
+    folder = make_registry(tmp_path_factory.mktemp("serving") / "registry", base, dog=HOSTILE)
+    with Registry.open(folder, cache=folder.parent / "cache") as opened:
+        opened.alias("alice/dog:1", "prod")
     return folder
 
 
 @pytest.fixture(scope="module")
 def running(registry: Path, tiny_pipeline_folder: Path) -> Iterator[Running]:
-    service = start(
-        registry,
-        str(tiny_pipeline_folder),
-        "--allow-write",
-        environment={
-            "CONES_SERVE_TOKEN": f"ann:{TOKEN}",
-            "CONES_CACHE": str(registry.parent / "c"),
-        },
-    )
+    tokens = {"CONES_SERVE_TOKEN": f"ann:{TOKEN}"}
+    service = start(registry, str(tiny_pipeline_folder), "--allow-write", **tokens)
     yield service
     assert service.stop() == 0
 
@@ -117,10 +53,6 @@ def http(running: Running) -> Iterator[httpx.Client]:
 def ai(running: Running) -> Iterator[openai.OpenAI]:
     with httpx.Client(trust_env=False, timeout=120) as client:
         yield openai.OpenAI(base_url=f"{running.url}/v1", api_key=TOKEN, http_client=client)
-
-
-def recipe_of(content: str) -> dict[str, Any]:
-    return read_recipe(base64.b64decode(content))
 
 
 def test_openais_client_gets_the_picture_it_asked_for(ai: openai.OpenAI) -> None:
@@ -345,29 +277,3 @@ def test_the_openapi_document_names_every_route_of_the_api(http: httpx.Client) -
     assert document["openapi"].startswith("3.1")
     assert "/v1/images/generations" in document["paths"]
     assert "prompt" in document["components"]["schemas"]["ImagesBody"]["required"]
-
-
-def test_a_service_that_stops_answers_what_it_has_taken(
-    registry: Path, tiny_pipeline_folder: Path
-) -> None:
-    service = start(
-        registry, str(tiny_pipeline_folder),
-        environment={"CONES_SERVE_TOKEN": "", "CONES_CACHE": str(registry.parent / "c2")},
-    )  # fmt: skip
-    answers: list[int] = []
-
-    def ask(client: httpx.Client) -> None:
-        body = {"prompt": "a photo", "steps": 40, "seed": 1}
-        answers.append(client.post("/v1/images/generations", json=body).status_code)
-
-    with service.client() as client:
-        threads = [threading.Thread(target=ask, args=(client,)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        taken = re.compile(r"^cones_(?:waiting|running) (\S+)$", re.M)
-        while sum(map(float, taken.findall(client.get("/metrics").text))) < 3:
-            time.sleep(0.02)
-        assert service.stop() == 0
-        for thread in threads:
-            thread.join()
-    assert answers == [200, 200, 200]

@@ -1,5 +1,6 @@
 """The queue of the service, on a real base model: what is drawn together, in turn, and alone."""
 
+import contextlib
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -90,6 +91,50 @@ def test_owners_take_turns_whoever_asked_for_more(gate: Gate) -> None:
     assert gate.batches[1:] == [["ann 0", "bob 0"], ["ann 1", "bob 1"], ["ann 2", "ann 3"]]
 
 
+def test_who_asks_under_many_names_gets_no_more_turns(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=2)
+    greedy = [ticket(f"ann {name}", owner=name, caller="ann") for name in "uvwx"]
+    modest = [ticket(f"bob {number}", owner="u", caller="bob") for number in range(2)]
+    submit_behind(gate, batcher, *greedy, *modest)
+    for each in [*greedy, *modest]:
+        each.done.result(60)
+    batcher.drain(60)
+    assert gate.batches[1:] == [["ann u", "bob 0"], ["ann v", "bob 1"], ["ann w", "ann x"]]
+
+
+def test_places_of_those_who_have_gone_are_free_at_once(gate: Gate) -> None:
+    batcher = Batcher(gate, max_waiting=2)
+    batcher.submit(ticket("holds the thread"))
+    assert gate.entered.wait(60)
+    gone = [ticket("a"), ticket("b")]
+    batcher.submit(*gone)
+    for each in gone:
+        each.cancel()
+    late = ticket("c")
+    batcher.submit(late)
+    gate.open.set()
+    assert late.done.result(60).size
+    batcher.drain(60)
+
+
+def test_a_fault_of_the_observer_is_an_answer_and_the_next_batch_is_drawn(gate: Gate) -> None:
+    class Faulty:
+        def batch(self, tickets: Any) -> Any:
+            if tickets[0].request.prompt == "a":
+                raise RuntimeError("out of order")
+            return contextlib.nullcontext()
+
+    gate.open.set()
+    batcher = Batcher(gate, observer=Faulty())
+    first, second = ticket("a"), ticket("b")
+    batcher.submit(first)
+    with pytest.raises(RuntimeError, match="out of order"):
+        first.done.result(60)
+    batcher.submit(second)
+    assert second.done.result(60).size and batcher.is_alive
+    batcher.drain(60)
+
+
 def test_a_request_that_fails_fails_alone(gate: Gate) -> None:
     batcher = Batcher(gate, max_batch=8)
     tickets = [ticket(name) for name in ("a", "b", "bad", "c", "d")]
@@ -164,14 +209,16 @@ def test_draining_draws_what_waits_and_takes_nothing_new(gate: Gate) -> None:
 
 def test_draining_ends_in_time_and_answers_what_is_left(gate: Gate) -> None:
     batcher = Batcher(gate)
-    batcher.submit(ticket("holds the thread"))
+    drawn = ticket("holds the thread")
+    batcher.submit(drawn)
     assert gate.entered.wait(60)
     left = ticket("a")
     batcher.submit(left)
     began = time.monotonic()
     assert not batcher.drain(0.2)
-    with pytest.raises(DrainingError):
-        left.done.result(0)
+    for each in (left, drawn):
+        with pytest.raises(DrainingError):
+            each.done.result(0)
     assert time.monotonic() - began < 30
     gate.open.set()
 
