@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,11 +21,19 @@ import numpy as np
 import object_store
 
 from cones_registry import ConceptMask, LayerTable, Registry
-from cones_registry.errors import ConesError, NotFoundError
+from cones_registry.errors import (
+    ConesError,
+    ConflictError,
+    NotFoundError,
+    StoreUnavailableError,
+)
 
-WRITERS, COMPACTORS, PRUNERS, READERS = 8, 2, 1, 2
+WRITERS, COMPACTORS, PRUNERS, PURGERS, READERS = 8, 2, 1, 1, 2
 GRACE = 20.0
 """Seconds. Longer than any push here takes; a real registry has hours and days."""
+
+SHARED = 3
+"""Masks that writers and purged owners have in common."""
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (320, 320)})
 
@@ -62,9 +71,13 @@ class Worker:
         registry = self.open(f"writer-{os.getpid()}")
         chance = random.Random(os.getpid())
         while self.running():
-            seed = chance.randrange(2**40)
+            seed = chance.randrange(SHARED if chance.random() < 0.05 else 2**40)
             name = chance.choice([f"team/shared{chance.randrange(3)}", f"w{os.getpid()}/own"])
-            concept = registry.push(name, mask_of(seed))
+            try:
+                concept = registry.push(name, mask_of(seed))
+            except ConflictError:  # its mask is being deleted by somebody who stands still
+                self.note("refused", name)
+                continue
             self.note("pushed", [concept.ref, seed])
             if chance.random() < 0.05:
                 registry.tag(concept, add=["seen"])
@@ -89,6 +102,21 @@ class Worker:
             self.note("pruned", [len(report.deleted), report.freed_bytes])
             time.sleep(2)
 
+    def purge(self) -> None:
+        """Push as one owner after the other, and purge each."""
+        registry = self.open(f"purger-{os.getpid()}")
+        for number in itertools.count():
+            if not self.running():
+                return
+            owner = f"gone{os.getpid()}-{number}"
+            try:
+                registry.push_many([(f"{owner}/a", mask_of(0)), (f"{owner}/b", mask_of(number))])
+                registry.plan_purge(owner=owner).execute()
+                self.note("purged", owner)
+            except (ConflictError, StoreUnavailableError) as error:
+                self.note("refused", f"{owner}: {error}")
+            time.sleep(3)
+
     def read(self) -> None:
         """List, and pull some of what is listed."""
         registry = self.open(f"reader-{os.getpid()}")
@@ -98,7 +126,8 @@ class Worker:
             refs = [concept.ref for concept in found]
             if len(refs) != len(set(refs)):
                 self.note("wrong", "a version is listed twice")
-            for concept in chance.sample(found, min(5, len(found))):
+            lasting = [concept for concept in found if not concept.owner.startswith("gone")]
+            for concept in chance.sample(lasting, min(5, len(lasting))):
                 try:
                     if registry.pull(concept.ref).digest != concept.mask_digest:
                         self.note("wrong", f"{concept.ref} is another mask")
@@ -154,6 +183,8 @@ def verify(worker: Worker) -> dict[str, Any]:
                 wrong.append(ref)
     tagged = [ref for ref in noted(worker.folder, "tagged") if ref in found]
     lost_tags = [ref for ref in tagged if "seen" not in found[ref].tags]
+    purged = set(noted(worker.folder, "purged"))
+    wrong += [ref for ref in found if ref.partition("/")[0] in purged]
     numbers = [ref for ref, _ in pushed]
     report = registry.check()
     return {
@@ -165,6 +196,8 @@ def verify(worker: Worker) -> dict[str, Any]:
         "found_in_use": len(found),
         "removed_on_purpose": len(set(numbers) - found.keys()) - len(lost),
         "unacknowledged": len(found.keys() - {ref for ref, _ in pushed}),
+        "refused": len(noted(worker.folder, "refused")),
+        "purged": len(purged),
         "problems": [problem.message for problem in report.problems],
         "notes": noted(worker.folder, "wrong")[:5] + noted(worker.folder, "failed")[:5] + lost[:5],
     }
@@ -193,21 +226,39 @@ def main() -> int:
         others = [
             *(spawn(worker.compact, worker) for _ in range(COMPACTORS)),
             *(spawn(worker.prune, worker) for _ in range(PRUNERS)),
+            *(spawn(worker.purge, worker) for _ in range(PURGERS)),
             *(spawn(worker.read, worker) for _ in range(READERS)),
         ]
-        kills = 0
+        kills = pauses = 0
+        asleep: dict[int, float] = {}
+        """Process that stands still -> when it is woken."""
         while worker.running():
             time.sleep(chance.uniform(0, 2 * arguments.kill_every))
+            for pid, until in list(asleep.items()):
+                if time.time() >= until:
+                    os.kill(pid, signal.SIGCONT)
+                    del asleep[pid]
+            if chance.random() < 0.3:
+                pid = chance.choice([*writers, *others])
+                # Up to longer than the grace: others compact and delete meanwhile.
+                os.kill(pid, signal.SIGSTOP)
+                asleep[pid] = time.time() + chance.uniform(0, 1.5 * GRACE)
+                pauses += 1
+                continue
             victim = chance.randrange(WRITERS)
             os.kill(writers[victim], signal.SIGKILL)
             os.waitpid(writers[victim], 0)
+            asleep.pop(writers[victim], None)
             kills += 1
             writers[victim] = spawn(worker.write, worker)
+        for pid in asleep:
+            os.kill(pid, signal.SIGCONT)
         for pid in [*writers, *others]:
             os.waitpid(pid, 0)
         result = verify(worker) | {
             "seconds": arguments.seconds,
             "kills": kills,
+            "pauses": pauses,
             "compactions": sum(1 for s, _, _ in noted(folder, "compacted") if s),
             "folded": sum(n for _, n, _ in noted(folder, "compacted")),
             "segments_removed": sum(n for _, _, n in noted(folder, "compacted")),
@@ -233,7 +284,8 @@ def table(result: dict[str, Any]) -> str:
             "# Soak",
             "",
             f"`tools/soak --write`: {WRITERS} writers, {COMPACTORS} compactors, {PRUNERS} pruner, "
-            f"{READERS} readers on MiniStack, writers killed with SIGKILL at random.",
+            f"{PURGERS} purger, {READERS} readers on MiniStack; writers are killed with SIGKILL, "
+            "and any is stopped with SIGSTOP for up to longer than the grace, at random.",
             "",
             f"{platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; Python "
             f"{platform.python_version()}, s3fs {metadata.version('s3fs')}, ministack "

@@ -455,8 +455,10 @@ class LocalCopy:
             )
             tops[name] = pa.concat_tables([*merged, table.lines.empty_table()]).drop_columns([GONE])
         layers = source.layers
-        together = pa.concat_tables(replaced).group_by(_REPLACED.names).aggregate([])
-        together = together.select(_REPLACED.names).combine_chunks()
+        together = pa.concat_tables(replaced)
+        if together.num_rows:
+            together = together.group_by(_REPLACED.names).aggregate([])
+            together = together.select(_REPLACED.names).combine_chunks()
         if without:
             tops = {name: _without(tops[name], without) for name in tops}
         count = sum(top.num_rows for top in tops.values())
@@ -731,7 +733,9 @@ def _stamped(table: Table, lines: pa.Table | None, sequence: int) -> pa.Table:
     """Lines of a table with the number of the sync that changed them."""
     found = table.lines.empty_table() if lines is None else lines
     column = pa.repeat(pa.scalar(sequence, pa.int64()), found.num_rows)
-    return found.add_column(len(table.schema), SEQUENCE, column).cast(LINES[table.name].lines)
+    stamped = found.add_column(len(table.schema), SEQUENCE, column)
+    schema = LINES[table.name].lines
+    return stamped if stamped.schema.equals(schema) else stamped.cast(schema)
 
 
 def _without(lines: pa.Table, names: Sequence[tuple[str, str, int]]) -> pa.Table:

@@ -5,12 +5,17 @@ sha256 of the canonical JSON (sorted keys, no spaces, UTF-8) of everything but `
 """
 
 import json
+import re
 from typing import Any, Final
 
 from cones_registry.digest import quote, sha256_bytes
 from cones_registry.errors import CorruptDataError, NewerFormatError
 
 MAX_DOCUMENT_BYTES: Final = 256 * 2**20
+MAX_VALUES: Final = 16_000_000
+"""JSON values in one document. Python takes 70 bytes for each, however short it is written."""
+
+_TEXTS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def canonical(value: Any) -> bytes:
@@ -68,12 +73,24 @@ def unseal(kind: str, data: bytes, source: str, version: int | None = None) -> d
     return document
 
 
-def parse_json(data: bytes, source: str) -> Any:
-    """A JSON value of at most `MAX_DOCUMENT_BYTES`; `CorruptDataError` for anything else."""
+def count_values(data: bytes, enough: int) -> int:
+    """How many values JSON holds, about; it is not counted exactly where it is below `enough`."""
+    count = sum(data.count(each) for each in (b",", b"[", b"{"))
+    if count <= enough:
+        return count
+    plain = _TEXTS.sub(b"", data)  # a note may be nothing but commas
+    return sum(plain.count(each) for each in (b",", b"[", b"{"))
+
+
+def parse_json(data: bytes, source: str, most: int = MAX_VALUES) -> Any:
+    """A JSON value of at most `MAX_DOCUMENT_BYTES` and `most` values within; `CorruptDataError` for
+    anything else."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise CorruptDataError(
             f"{source} has {len(data)} bytes; a document has at most {MAX_DOCUMENT_BYTES}"
         )
+    if (count := count_values(data, most)) > most:
+        raise CorruptDataError(f"{source} holds {count} values; a document has at most {most}")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

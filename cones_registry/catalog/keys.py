@@ -2,6 +2,7 @@
 
     cones.json                                          format, registry id, first epoch
     bases/<sha256>.json                                 a base model's layer table
+    bases/<sha256>.loaded.json                          the same, of one who had the weights
     masks/ab/<sha256>.parquet                           a mask and nothing else
     previews/ab/<sha256>.webp                           pictures that records point to
     versions/<owner>/<name>/<number>.json               the record of a version; claims the number
@@ -39,6 +40,7 @@ RECEIPTS: Final = "receipts/"
 
 _PART: Final = r"([a-z0-9][a-z0-9._-]{0,99})"
 _NUMBER: Final = r"([1-9][0-9]{0,8})"
+_BASE: Final = re.compile(r"bases/([0-9a-f]{64})(\.loaded)?\.json", re.ASCII)
 _MASK: Final = re.compile(r"masks/([0-9a-f]{2})/([0-9a-f]{64})\.parquet", re.ASCII)
 _VERSION: Final = re.compile(rf"versions/{_PART}/{_PART}/{_NUMBER}\.json", re.ASCII)
 _ALIAS: Final = re.compile(rf"aliases/{_PART}/{_PART}/{_PART}/{_NUMBER}\.json", re.ASCII)
@@ -50,6 +52,11 @@ _PURGED: Final = re.compile(rf"purged/([0-9a-f]{{64}})/{_NUMBER}\.json", re.ASCI
 def base_key(fingerprint: Digest) -> str:
     """What is known of a base model."""
     return f"{BASES}{_hex(fingerprint)}.json"
+
+
+def loaded_base_key(fingerprint: Digest) -> str:
+    """What somebody who had its weights says of a base model that was known by hearsay."""
+    return f"{BASES}{_hex(fingerprint)}.loaded.json"
 
 
 def mask_key(digest: Digest) -> str:
@@ -108,6 +115,12 @@ def folders_of(owner: str, name: str | None) -> list[str]:
     rest = f"{owner}/{name}/" if name else f"{owner}/"
     named = [f"{folder}{rest}" for folder in (VERSIONS, ALIASES, PUSHES)]
     return named if name else [*named, f"{QUOTAS}{owner}/"]
+
+
+def base_of(key: str) -> Digest | None:
+    """The fingerprint in the key of a base model, None for any other key."""
+    match = _BASE.fullmatch(key)
+    return f"sha256:{match[1]}" if match else None
 
 
 def mask_of(key: str) -> Digest | None:

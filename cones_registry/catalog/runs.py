@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,9 +26,10 @@ from ulid import ULID
 from cones_registry.catalog.pages import MAX_GROUP_ROWS, check_footer, check_group
 from cones_registry.digest import Digest, parse_digest, require_digest, sha256_bytes
 from cones_registry.errors import CorruptDataError, NewerFormatError, UsageError
-from cones_registry.store import Store
+from cones_registry.store import Entry, Store
 
 PREFIX: Final = "runs/"
+_PART: Final = re.compile(r"runs/[0-9a-f]{64}\.parquet", re.ASCII)
 GONE: Final = "gone"
 """Column of every run: whether the line takes its key away."""
 
@@ -71,9 +73,8 @@ class Table:
     def as_lines(self, rows: pa.Table | pa.RecordBatch, gone: bool = False) -> pa.Table:
         """Rows of the table as lines of a run."""
         table = pa.table(rows) if isinstance(rows, pa.RecordBatch) else rows
-        return table.append_column(GONE, pa.array([gone] * table.num_rows, pa.bool_())).cast(
-            self.lines
-        )
+        lines = table.append_column(GONE, pa.array([gone] * table.num_rows, pa.bool_()))
+        return lines if lines.schema.equals(self.lines) else lines.cast(self.lines)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ class Part:
         if part.first > part.last or part.footer_size > part.size:
             raise CorruptDataError(f"a part of {table.name} ends before it begins")
         return part
+
+
+def listed_parts(store: Store) -> list[Entry]:
+    """Every part in the store, of whichever run; what else lies there is nobody's of ours."""
+    return [entry for entry in store.list(PREFIX) if _PART.fullmatch(entry.key)]
 
 
 @dataclass(frozen=True)

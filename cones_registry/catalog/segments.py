@@ -15,7 +15,7 @@ from typing import Any, Final
 import zstandard
 
 from cones_registry.catalog.clock import parse_stamp
-from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, canonical, parse_json
+from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, canonical, count_values, parse_json
 from cones_registry.catalog.events import Event, parse_events, plain_events
 from cones_registry.catalog.keys import LOG
 from cones_registry.digest import quote, require_digest, sha256_bytes
@@ -25,6 +25,8 @@ from cones_registry.store import Store
 SUFFIX: Final = ".json.zst"
 MAX_EVENTS: Final = 100_000
 """Events in one commit."""
+MAX_VALUES: Final = 80 * MAX_EVENTS
+"""JSON values in one commit; a push has about 50."""
 MAX_ACTOR_LENGTH: Final = 200
 
 FORMAT: Final = "cones-log/2"
@@ -70,10 +72,10 @@ def encode_segment(segment: Segment) -> tuple[str, bytes]:
             "events": plain_events(events),
         }
     )
-    if len(content) > MAX_DOCUMENT_BYTES:
+    if len(content) > MAX_DOCUMENT_BYTES or count_values(content, MAX_VALUES) > MAX_VALUES:
         raise LimitExceededError(
-            f"one commit would have {len(content)} bytes; at most {MAX_DOCUMENT_BYTES} fit. "
-            "Use several"
+            f"one commit would have {len(content)} bytes; at most {MAX_DOCUMENT_BYTES}, and "
+            f"{MAX_VALUES} JSON values, fit. Use several"
         )
     data = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
     digest = sha256_bytes(data).removeprefix("sha256:")
@@ -104,7 +106,7 @@ def decode_segment(key: str, data: bytes) -> Segment:
     """
     stamp, expected = parse_name(key)
     require_digest(data, expected, key)
-    document: Any = parse_json(_decompress(key, data), key)
+    document: Any = parse_json(_decompress(key, data), key, MAX_VALUES)
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
         if isinstance(found, str) and found.startswith("cones-log/") and found != "cones-log/1":

@@ -53,6 +53,11 @@ def command(
     )
     if plan.shared:
         output.message(f"used by others too, and kept: {counted(len(plan.shared), 'mask')}")
+    if plan.kept_by_store:
+        output.message(
+            f"warning: the store keeps {plan.kept_by_store}; a purge cannot remove those. Remove "
+            "them with the store's own tools afterwards"
+        )
     if is_saved(session, registry, plan, plan_file):
         return
     if not consents(session, f"Remove {whose} for good?", dry_run=dry_run, yes=yes):

@@ -66,6 +66,7 @@ class _Source:
     layer_table: LayerTable
     published_source: str | None
     parameters: int | None
+    is_said: bool = True
 
 
 def export_archive(

@@ -1,15 +1,26 @@
-"""Base models the concepts of a registry were made for: `bases/<fingerprint>.json`."""
+"""Base models the concepts of a registry were made for: `bases/<fingerprint>.json`.
+
+A fingerprint that a file names is hearsay: nobody can tell its layers from it. So whoever comes
+with the weights themselves writes `bases/<fingerprint>.loaded.json` beside a record that was made
+of hearsay, and from then on that one counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from cones_registry.catalog.documents import seal, unseal
-from cones_registry.catalog.keys import base_key
+from cones_registry.catalog.keys import base_key, loaded_base_key
 from cones_registry.digest import Digest, parse_digest
-from cones_registry.errors import BaseModelMismatchError, CorruptDataError, UsageError
+from cones_registry.errors import (
+    BaseModelMismatchError,
+    CorruptDataError,
+    NotFoundError,
+    UsageError,
+)
 from cones_registry.layers import LayerTable
 from cones_registry.mask import ConceptMask
 from cones_registry.store import KeyExistsError, Store
@@ -27,6 +38,7 @@ class Base:
         source: "demo" or a hub id, None where it was a folder of somebody's machine.
         pinned: whether the fingerprint is of weights.
         parameters: of the whole denoiser, None where nobody recorded it.
+        loaded: whether who recorded it had the weights, and not just their fingerprint.
     """
 
     fingerprint: Digest
@@ -34,6 +46,7 @@ class Base:
     source: str | None
     pinned: bool
     parameters: int | None = None
+    loaded: bool = False
 
 
 def encode_base(base: Base) -> bytes:
@@ -46,6 +59,8 @@ def encode_base(base: Base) -> bytes:
     }
     if base.parameters is not None:
         body["parameters"] = base.parameters
+    if base.loaded:
+        body["loaded"] = True
     return seal("base", body)
 
 
@@ -60,8 +75,8 @@ def base_for(mask: ConceptMask, given: Any) -> Base:
     Args:
         mask: what is pushed.
         given: a fingerprint; an object with `fingerprint` and `layer_table`, as a `BaseModel` is,
-            and `published_source` where others can load it from there; or None: the layer table
-            alone, the weights are not pinned.
+            and `published_source` where others can load it from there (and `is_said` where a file
+            says all that); or None: the layer table alone, the weights are not pinned.
 
     Raises:
         UsageError: something else.
@@ -85,7 +100,14 @@ def base_for(mask: ConceptMask, given: Any) -> Base:
         )
     source = _public_source(getattr(given, "published_source", None))
     parameters = _parameter_count(given)
-    return Base(parse_digest(fingerprint), table, source, pinned=True, parameters=parameters)
+    return Base(
+        parse_digest(fingerprint),
+        table,
+        source,
+        pinned=True,
+        parameters=parameters,
+        loaded=not getattr(given, "is_said", False),
+    )
 
 
 def _parameter_count(given: Any) -> int | None:
@@ -126,36 +148,64 @@ class Bases:
                 known = base
             except KeyExistsError:
                 known = self.get(base.fingerprint)
-            self._known[base.fingerprint] = known
+        if base.loaded and not known.loaded:
+            try:
+                self._store.put_new(loaded_base_key(base.fingerprint), encode_base(base))
+                known = base
+            except KeyExistsError:
+                known = self._read(base.fingerprint)
+        elif known.table != base.table and not known.loaded:
+            known = self._read(base.fingerprint)  # somebody may have come with the weights
+        self._known[base.fingerprint] = known
         if known.table != base.table:
             raise BaseModelMismatchError(
                 f"base {base.fingerprint} has layer table {known.table.digest} in this registry; "
-                f"the mask was made for {base.table.digest}. One of the two names another model"
+                f"the mask was made for {base.table.digest}. One of the two names another model. "
+                + (
+                    "The registry knows it from the weights"
+                    if known.loaded
+                    else "To settle it, push with the weights: base=BaseModel.load(…), --base MODEL"
+                )
             )
 
     def get(self, fingerprint: Digest) -> Base:
         """The record of a base model; `NotFoundError` if there is none."""
         known = self._known.get(fingerprint)
         if known is None:
-            key = base_key(fingerprint)
-            body = unseal("base", self._store.get(key), key)
-            if body.get("fingerprint") != fingerprint:
-                raise CorruptDataError(f"{key} speaks of {body.get('fingerprint')!r}")
-            known = Base(
-                fingerprint,
-                LayerTable.from_json(body.get("table")),
-                _public_source(body.get("source")),
-                body.get("pinned") is True,
-                parse_parameters(body.get("parameters")),
-            )
-            self._known[fingerprint] = known
+            known = self._known[fingerprint] = self._read(fingerprint)
         return known
+
+    def _read(self, fingerprint: Digest) -> Base:
+        key = base_key(fingerprint)
+        found = _decode(key, self._store.get(key), fingerprint)
+        if found.pinned and not found.loaded:
+            key = loaded_base_key(fingerprint)
+            with contextlib.suppress(NotFoundError):
+                found = _decode(key, self._store.get(key), fingerprint)
+        return found
 
     def require_table(self, fingerprint: Digest, mask: ConceptMask, ref: str) -> None:
         """`CorruptDataError` unless `mask` has the layers of the base its record names."""
         table = self.get(fingerprint).table
         if table != mask.table:
+            self._known[fingerprint] = self._read(fingerprint)
+            table = self._known[fingerprint].table
+        if table != mask.table:
             raise CorruptDataError(
                 f"{ref} is recorded for base {fingerprint} with layer table {table.digest}, but "
                 f"its mask has {mask.table.digest}. Push it again"
             )
+
+
+def _decode(key: str, data: bytes, fingerprint: Digest) -> Base:
+    body = unseal("base", data, key)
+    if body.get("fingerprint") != fingerprint:
+        raise CorruptDataError(f"{key} speaks of {body.get('fingerprint')!r}")
+    return Base(
+        fingerprint,
+        LayerTable.from_json(body.get("table")),
+        _public_source(body.get("source")),
+        body.get("pinned") is True,
+        parse_parameters(body.get("parameters")),
+        body.get("loaded") is True,
+    )

@@ -7,7 +7,7 @@ and nothing of a newer version is touched.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ _SEALED: Final = {
     keys.RECEIPTS: "receipt",
 }
 """Folder of small documents -> their kind."""
+_PLACES: Final = {keys.QUOTAS: keys.quota_of, keys.PURGED: keys.purged_of, keys.BASES: keys.base_of}
 _ASIDE: Final = "aside/"
 _PER_COMMIT: Final = 5000
 
@@ -297,23 +298,33 @@ class Checker:
 
     def _read_claims(self) -> None:
         store = self._session.store
-        for folder, decode_claim in (
-            (keys.ALIASES, claims.decode_alias),
-            (keys.PUSHES, claims.decode_key_claim),
+        for folder, place_of, decode_claim in (
+            (keys.ALIASES, keys.alias_of, claims.decode_alias),
+            (keys.PUSHES, keys.push_of, claims.decode_key_claim),
         ):
-            for key, data in store.get_many([entry.key for entry in store.list(folder)]):
+            for key, data in store.get_many(self._listed(folder, place_of)):
                 if data is not None:
                     with self._report.noting(key):
                         decode_claim(key, data)
                         self._report.read_bytes += len(data)
 
+    def _listed(self, folder: str, place_of: Callable[[str], object]) -> list[str]:
+        """Keys of a folder; those that nobody writes there are strays."""
+        listed = [entry.key for entry in self._session.store.list(folder)]
+        self._report.strays += [key for key in listed if place_of(key) is None]
+        return [key for key in listed if place_of(key) is not None]
+
     def _read_sealed(self, prefix: str, kind: str) -> None:
         store = self._session.store
-        for key, data in store.get_many([entry.key for entry in store.list(prefix)]):
+        for key, data in store.get_many(self._listed(prefix, _PLACES.get(prefix, _any_json))):
             if data is not None:
                 with self._report.noting(key):
                     unseal(kind, data, key)
                     self._report.read_bytes += len(data)
+
+
+def _any_json(key: str) -> str | None:
+    return key if key.endswith(".json") else None
 
 
 def rebuild(session: Session, report: CheckReport) -> None:
@@ -351,7 +362,7 @@ def rebuild(session: Session, report: CheckReport) -> None:
             found[record.place] = Pushed(record.without_history())
     aliases: dict[tuple[str, str, str], Aliased] = {}
     for key, data in store.get_many([entry.key for entry in store.list(keys.ALIASES)]):
-        if data is not None:
+        if data is not None and keys.alias_of(key) is not None:
             with report.noting(key):
                 move = claims.decode_alias(key, data)
                 what = (move.owner, move.name, move.alias)

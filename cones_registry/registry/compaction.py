@@ -390,7 +390,7 @@ def _superseded(
     made = listed.get(chain.manifest_key(newest.position.number))
     parts = [
         entry
-        for entry in store.list(runs.PREFIX)
+        for entry in runs.listed_parts(store)
         if entry.key not in named
         # What no manifest names may be a compactor's that is at work. Was it written before the
         # newest manifest, then its maker comes too late: that number is taken.

@@ -66,6 +66,8 @@ class PurgeReceipt:
         freed_bytes: bytes of removed masks.
         scanned_objects, scanned_bytes: what was read afterwards to prove the absence.
         found: how often the purged names were found in it: 0.
+        kept_by_store: what the store itself keeps of deleted objects, in words, "" if nothing: a
+            bucket with versioning must be cleared of old versions with its own tools.
         digest: of the stored receipt.
     """
 
@@ -82,6 +84,7 @@ class PurgeReceipt:
     scanned_objects: int
     scanned_bytes: int
     found: int
+    kept_by_store: str = ""
     digest: Digest = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +128,11 @@ class PurgePlan:
     def freed_bytes(self) -> int:
         """Bytes that `execute` frees."""
         return sum(self.blobs.values())
+
+    @property
+    def kept_by_store(self) -> str:
+        """What the store itself will keep of the deleted objects, in words; "" if nothing."""
+        return self._session.store.keeps_deleted()
 
     def execute(self) -> PurgeReceipt:
         """Purge, prove it, and keep the receipt. Masks that somebody else uses since stay.
@@ -201,6 +209,7 @@ class PurgePlan:
             scanned_objects=objects,
             scanned_bytes=size,
             found=0,
+            kept_by_store=self.kept_by_store,
         )
         body = receipt.to_json()
         del body["digest"]
@@ -370,7 +379,7 @@ def rows_in_runs(session: Session, owner: str, name: str | None) -> tuple[int, i
                 ranges[part.key] = part.first[:2] <= ends and begins <= part.last[:2]
                 for key in (part.first, part.last):
                     rows += key[0] == owner and name in (None, key[1])
-    listed = [entry.key for entry in session.store.list(runs.PREFIX)]
+    listed = [entry.key for entry in runs.listed_parts(session.store)]
     wanted = [key for key in listed if ranges.get(key, True)]
     read = session.store.get_many(wanted, parallel=1)
     for _, data in session.watched(_PROVING, read, len(wanted)):
@@ -463,4 +472,4 @@ def _texts(value: Any) -> Iterator[str]:
 
 def count_log(session: Session) -> tuple[int, int]:
     """(log segments, parts of runs) in the store."""
-    return len(segments.commit_keys(session.store)), len(session.store.list(runs.PREFIX))
+    return len(segments.commit_keys(session.store)), len(runs.listed_parts(session.store))

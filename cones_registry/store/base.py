@@ -209,6 +209,10 @@ class Store(ABC):
         """Remove several objects, in any order; those that are not there are fine."""
         list(self.each(self.delete, keys))
 
+    def keeps_deleted(self) -> str:
+        """What the store itself keeps of what is deleted, as far as it says; "" if nothing."""
+        return ""
+
     def tidy(self, prefix: str) -> None:  # noqa: B027  (object stores have no folders)
         """Remove what is left of empty folders below `prefix`: a purged name may not live on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -115,12 +116,30 @@ def _without_retries(filesystem: Any) -> None:
         settings.timeout = _CONNECT_SECONDS
 
 
+def _google(options: dict[str, Any]) -> Any:
+    """gcsfs's file system of plain buckets, which asks once.
+
+    The class that fsspec knows asks another service by gRPC, for every operation, what kind a
+    bucket is, and each request is tried six times, for half a minute, by a decorator that has no
+    setting.
+    """
+    import aiohttp
+    from gcsfs.core import GCSFileSystem
+
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=60)
+    filesystem = GCSFileSystem(**{"requests_timeout": patience, **options})
+    once = getattr(GCSFileSystem._request, "__wrapped__", None)
+    if once is not None:
+        filesystem._request = functools.partial(once, filesystem)
+    return filesystem
+
+
 def _filesystem(scheme: str, extra: str, storage_options: dict[str, Any]) -> Any:
     import fsspec
 
     options = {"use_listings_cache": False, **_PATIENCE.get(extra, {}), **storage_options}
     try:
-        filesystem = fsspec.filesystem(scheme, **options)
+        filesystem = _google(options) if extra == "gcs" else fsspec.filesystem(scheme, **options)
         _without_retries(filesystem)
         return filesystem
     except ImportError as error:

@@ -95,6 +95,14 @@ class RemoteStore(Store):
                 f"can be kept at {self.url}. To make it: {command}"
             )
 
+    def keeps_deleted(self) -> str:
+        """As `Store.keeps_deleted`; buckets and accounts are set to keep old versions elsewhere."""
+        try:
+            return ", ".join(_kept(self.filesystem, self.root.split("/")[0]))
+        except Exception as error:
+            # Whoever may delete objects need not be allowed to read a bucket's settings.
+            return f"perhaps old versions (its settings cannot be read: {type(error).__name__})"
+
     def _delete(self, key: str) -> None:
         self.filesystem.rm_file(self._path(key))
 
@@ -142,6 +150,10 @@ class MemoryStore(RemoteStore):
     def require_place(self) -> None:
         """Nothing must be there first."""
 
+    def keeps_deleted(self) -> str:
+        """Nothing."""
+        return ""
+
     def _create(self, key: str, data: bytes) -> None:
         with self._lock:
             if self.filesystem.exists(self._path(key)):
@@ -172,6 +184,30 @@ def _server(filesystem: Any) -> Iterator[str]:
         yield str(service.url).partition("?")[0]  # without a signature that may follow
     if getattr(filesystem, "_endpoint", None):  # Google
         yield str(filesystem._endpoint)
+
+
+def _kept(filesystem: Any, bucket: str) -> Iterator[str]:
+    """What the settings of a bucket keep of deleted objects."""
+    from fsspec.asyn import sync
+
+    protocols = filesystem.protocol
+    if "s3" in ((protocols,) if isinstance(protocols, str) else protocols):
+        status = filesystem.call_s3("get_bucket_versioning", Bucket=bucket).get("Status")
+        if status:  # "Suspended" keeps those of before
+            yield f"old versions of objects (versioning is {str(status).lower()})"
+    elif hasattr(filesystem, "service_client"):  # Azure
+        client = filesystem.service_client
+        settings = sync(filesystem.loop, client.get_service_properties)
+        retention = settings["delete_retention_policy"]
+        if retention.enabled:
+            yield f"deleted objects for {retention.days} days (soft delete)"
+    elif hasattr(filesystem, "_call"):  # Google
+        settings = sync(filesystem.loop, filesystem._call, "GET", "b/{}", bucket, json_out=True)
+        if settings.get("versioning", {}).get("enabled"):
+            yield "old versions of objects (versioning is enabled)"
+        seconds = int(settings.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
+        if seconds:
+            yield f"deleted objects for {seconds / 86400:g} days (soft delete)"
 
 
 def _modified(info: dict[str, Any]) -> float:

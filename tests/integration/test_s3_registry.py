@@ -78,3 +78,44 @@ def test_a_missing_bucket_is_named_with_what_to_do(
     for attempt in (Registry.create, Registry.open):
         with pytest.raises(NotFoundError, match=r"no bucket 'not-made'.* To make it: "):
             attempt(f"{scheme}://not-made/registry", **options)
+
+
+def test_a_folder_marker_in_the_log_is_passed_over(s3_place: Place) -> None:
+    """Consoles of object stores make objects whose names end in a slash."""
+    import s3fs
+
+    registry = Registry.create(s3_place.url, **s3_place.options)
+    registry.push("alice/dog", mask_of(1))
+    client = s3fs.S3FileSystem(**s3_place.options, skip_instance_cache=True)
+    bucket, _, root = s3_place.url.removeprefix("s3://").partition("/")
+    for folder in ("log", "quotas", "catalog", "runs", "versions/alice", "masks"):
+        client.call_s3("put_object", Bucket=bucket, Key=f"{root}/{folder}/", Body=b"")
+    other = Registry.open(s3_place.url, **s3_place.options)
+    assert other.push("alice/dog", mask_of(2)).version == 2
+    other.set_quota("alice", concepts=5)
+    other.compact(grace=0)
+    other.plan_prune(grace=0).execute()
+    assert other.check(read_data=True).ok
+    assert len(Registry.open(s3_place.url, **s3_place.options).find()) == 2
+
+
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_a_purge_says_that_a_versioned_bucket_keeps_what_it_deletes(
+    moto_place: Place, status: str
+) -> None:
+    import s3fs
+
+    registry = Registry.create(moto_place.url, **moto_place.options)
+    registry.push("alice/dog", mask_of(1))
+    plan = registry.plan_purge(owner="alice")
+    assert plan.kept_by_store == ""
+    client = s3fs.S3FileSystem(**moto_place.options, skip_instance_cache=True)
+    client.call_s3(
+        "put_bucket_versioning",
+        Bucket=moto_place.url.removeprefix("s3://").partition("/")[0],
+        VersioningConfiguration={"Status": status},
+    )
+    assert status.lower() in plan.kept_by_store
+    receipt = plan.execute()
+    assert receipt.found == 0
+    assert "old versions" in receipt.kept_by_store

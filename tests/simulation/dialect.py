@@ -1,8 +1,10 @@
-"""Answers to the package's own SELECTs from SQLite, whose database is made in no time.
+"""What a simulated run leaves out: no part of the protocol, and nearly all of the time.
 
-DuckDB takes 25 ms to open and milliseconds a statement; a simulated run asks some hundred questions
-of a handful of rows. Only what the package itself asks is understood: everything else fails loudly.
-``test_search.py`` shows that runs on DuckDB are the same, step for step.
+Answers to the package's own SELECTs come from SQLite, whose database is made in no time: DuckDB
+takes 25 ms to open and milliseconds a statement, and a run asks some hundred questions of a handful
+of rows. Only what the package itself asks is understood: everything else fails loudly. Local copies
+are kept in memory instead of in files, and one of the few masks is encoded and sketched once.
+``test_search.py`` shows that runs on DuckDB and files are the same, step for step.
 """
 
 from __future__ import annotations
@@ -14,21 +16,26 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+from ulid import ULID
 
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.tables import TABLES
+from cones_registry.registry import drafts
+from cones_registry.resolver.sketch import SketchFormat
 
 
 class Session:
-    """Tables that can be asked, as a connection of DuckDB can; filled at the first question."""
+    """Tables that can be asked, as a connection of DuckDB can; each is filled when it is asked."""
 
     def __init__(self, tables: Mapping[str, pa.Table]) -> None:
         self._tables = tables
+        self._filled: set[str] = set()
         self._database: sqlite3.Connection | None = None
         self.types = {field.name: field.type for table in tables.values() for field in table.schema}
         self.concepts = tuple(tables["concepts"].schema.names)
@@ -42,17 +49,24 @@ class Session:
         if self._database is not None:
             self._database.close()
             self._database = None
+            self._filled.clear()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._database = _empty()
+        return self._database
 
     def add(self, name: str, table: pa.Table) -> None:
         """One table more."""
-        if self._database is None:
-            self._database = _filled(self._tables)
-        _fill(self._database, name, table)
+        _fill(self._open(), name, table)
 
     def run(self, sql: str, params: Sequence[Any]) -> sqlite3.Cursor:
         """The answer of SQLite, from whichever machine's thread."""
-        if self._database is None:
-            self._database = _filled(self._tables)
+        database = self._open()
+        for name in self._tables.keys() - self._filled:
+            if name in sql:
+                _fill(database, name, self._tables[name])
+                self._filled.add(name)
         sizes = tuple(len(each) if isinstance(each, list) else -1 for each in params)
         values: list[Any] = []
         flat = [each for each in params]
@@ -65,7 +79,7 @@ class Session:
             values += flat[before + len(lists) :]
         else:
             values = flat
-        return self._database.execute(_translated(sql, sizes, self.concepts), values)
+        return database.execute(_translated(sql, sizes, self.concepts), values)
 
 
 class Cursor:
@@ -149,8 +163,10 @@ class Cursor:
 
 
 @contextlib.contextmanager
-def instead_of_duckdb() -> Iterator[None]:
-    """Local copies that are opened within the block are asked through a ``Session``."""
+def without_what_takes_time() -> Iterator[None]:
+    """Within the block local copies are in memory and asked through a ``Session``, and a mask is
+    encoded and sketched once."""
+    disk: dict[Path, State] = {}
 
     def open_state(
         copy: Any, name: str, applied: Any, meta: Any, layers: Any, news: Any, replaced: Any
@@ -164,24 +180,55 @@ def instead_of_duckdb() -> Iterator[None]:
         empty = not news["concepts"].num_rows
         return State(name, applied, meta, layers, news, replaced, session, is_empty=empty)
 
-    def turn_to(copy: Any, state: State) -> None:
-        copy._state = state
+    def swap(copy: Any, applied: Any, meta: Any, layers: Any, news: Any, replaced: Any) -> State:
+        name = str(ULID())
+        disk[copy.folder] = copy._open_state(name, applied, meta, layers, news, replaced)
+        return disk[copy.folder]
 
-    before = (
-        LocalCopy._open_state,
-        LocalCopy._turn_to,
-        LocalCopy._connect,
-        duckdb.extract_statements,
-    )
-    LocalCopy._open_state = open_state  # type: ignore[method-assign]
-    LocalCopy._turn_to = turn_to  # type: ignore[method-assign]
-    LocalCopy._connect = lambda copy: None  # type: ignore[method-assign]
+    instead: dict[str, Any] = {
+        "_open_state": open_state,
+        "_swap": swap,
+        "_connect": lambda copy: None,
+        "state": lambda copy: disk.get(copy.folder),
+        "exclusive": lambda copy: contextlib.nullcontext(),
+        "forget": lambda copy: disk.pop(copy.folder, None),
+        "close": lambda copy: None,
+    }
+    before = {name: getattr(LocalCopy, name) for name in instead}
+    encode, sketch, extract = drafts.encode_smallest, SketchFormat.sketch, duckdb.extract_statements
+    for name, function in instead.items():
+        setattr(LocalCopy, name, function)
+    drafts.encode_smallest = lambda mask, ranks=None: _encoded(encode, mask, ranks)
+    SketchFormat.sketch = lambda self, mask: _sketched(sketch, self, mask)  # type: ignore[method-assign]
     duckdb.extract_statements = statements
+    # More threads would only hand each other tables of three lines.
+    threads = pa.cpu_count()
+    pa.set_cpu_count(1)
     try:
         yield
     finally:
-        LocalCopy._open_state, LocalCopy._turn_to, LocalCopy._connect = before[:3]  # type: ignore[method-assign]
-        duckdb.extract_statements = before[3]
+        pa.set_cpu_count(threads)
+        for name, function in before.items():
+            setattr(LocalCopy, name, function)
+        drafts.encode_smallest, duckdb.extract_statements = encode, extract
+        SketchFormat.sketch = sketch  # type: ignore[method-assign]
+
+
+_ENCODED: dict[str, Any] = {}
+_SKETCHES: dict[str, bytes] = {}
+
+
+def _encoded(encode: Callable[..., Any], mask: Any, ranks: Any) -> Any:
+    assert ranks is None
+    if mask.digest not in _ENCODED:
+        _ENCODED[mask.digest] = encode(mask, ranks=None)
+    return _ENCODED[mask.digest]
+
+
+def _sketched(sketch: Callable[..., bytes], form: Any, mask: Any) -> bytes:
+    if mask.digest not in _SKETCHES:
+        _SKETCHES[mask.digest] = sketch(form, mask)
+    return _SKETCHES[mask.digest]
 
 
 def statements(sql: str) -> list[Any]:
@@ -190,12 +237,10 @@ def statements(sql: str) -> list[Any]:
     return [SimpleNamespace(query=sql, type=duckdb.StatementType.SELECT)]
 
 
-def _filled(tables: Any) -> sqlite3.Connection:
+def _empty() -> sqlite3.Connection:
     database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
     for name, count, function in _FUNCTIONS:
         database.create_function(name, count, function, deterministic=True)
-    for name, table in tables.items():
-        _fill(database, name, table)
     return database
 
 

@@ -121,6 +121,18 @@ def test_a_registry_on_a_full_disk_says_so_and_works_again_when_there_is_room(
         assert registry.check(read_data=True).ok
 
 
+def test_a_full_cache_disk_is_named_with_the_way_out(small_disk: Path, tmp_path: Path) -> None:
+    with Registry.create(tmp_path / "registry", cache=tmp_path / "cache") as registry:
+        registry.push("alice/dog", MASK, scope="prompt")
+    with Registry.open(tmp_path / "registry", cache=small_disk / "cache") as other:
+        filler = fill(small_disk)
+        assert other.pull("alice/dog:1") == MASK  # which needs no cache
+        with pytest.raises(StoreUnavailableError, match="CONES_CACHE"):
+            other.sync()
+        filler.unlink()
+        assert [concept.ref for concept in other.find()] == ["alice/dog:1"]
+
+
 @pytest.mark.parametrize(
     "number",
     [errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.ENOLCK, errno.EPERM],

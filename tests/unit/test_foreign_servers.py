@@ -100,6 +100,10 @@ AZURE = (
     [
         ("az://bucket/registry", {"connection_string": AZURE}),
         ("s3://bucket/registry", {"endpoint_url": "http://127.0.0.1:1", "key": "a", "secret": "b"}),
+        (
+            "gs://bucket/registry",
+            {"endpoint_url": "http://127.0.0.1:1", "token": "anon", "project": "cones"},
+        ),
     ],
 )
 def test_a_server_that_is_not_there_is_asked_six_times_and_no_more(
