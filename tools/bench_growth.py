@@ -140,8 +140,8 @@ def peak() -> float:
 def make(folder: Path, count: int) -> Any:
     """A registry of `count` concepts, all folded, and a copy of it on one machine."""
     registry = Registry.create(folder / "registry", cache=folder / "maker")
-    pushed = registry.push("owner0/concept0", mask_of(0))
-    registry.push("zoe/last", mask_of(1))
+    pushed = registry.push("owner0/concept0", mask_of(0), scope="prompt")
+    registry.push("zoe/last", mask_of(1), scope="prompt")
     registry.compact(grace=0)
     made = synthetic_catalogue.publish(
         registry,
@@ -173,7 +173,7 @@ def push_and_sync(folder: Path, count: int) -> Any:
     for number in range(PUSHES):
         mask = mask_of(1000 + number)
         pusher.start()
-        pusher.registry.push(f"late/c{number}", mask)
+        pusher.registry.push(f"late/c{number}", mask, scope="prompt")
         pushes.append(pusher.stop())
         reader.start()
         assert reader.registry.sync().segments == 1
@@ -189,7 +189,7 @@ def fold(folder: Path, count: int) -> Any:
     meter.registry.sync()
     meter.registry.compact()
     for number in range(3):
-        meter.registry.push(f"three/c{number}", mask_of(number))
+        meter.registry.push(f"three/c{number}", mask_of(number), scope="prompt")
     meter.registry.sync()
     meter.start()
     report = meter.registry.compact()

@@ -148,7 +148,7 @@ def registry_writer(url: str, options: dict[str, Any], number: int, seconds: flo
         if count >= 20:
             extra = {TABLE.names[0]: spare[: 1 + count // 20]}
             mask = mask | ConceptMask.from_indices(TABLE, extra)
-        registry.push(f"writer{number}/c{count}", mask, tags=["bench"])
+        registry.push(f"writer{number}/c{count}", mask, tags=["bench"], scope="prompt")
 
     return write_for(seconds, one)
 
@@ -244,7 +244,7 @@ def many(bench: Bench, folder: Path) -> None:
 
     def run(name: str) -> Any:
         registry = Registry.create(folder / name, cache=folder / f"cache-{name}")
-        items = [(f"alice/c{n}", mask_of(n)) for n in range(1000)]
+        items = [(f"alice/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(1000)]
         registry.sync()
         start = time.perf_counter()
         registry.push_many(items)
@@ -290,7 +290,7 @@ def synthesize(folder: Path) -> tuple[int, int]:
     """(bytes of the runs, rows) of a registry with a million concepts."""
     registry = Registry.create(folder / "registry", cache=folder / "cache")
     # One real push, so that the base is there.
-    pushed = registry.push("owner0/real", mask_of(0), tags=["tag0"])
+    pushed = registry.push("owner0/real", mask_of(0), tags=["tag0"], scope="prompt")
     made = synthetic_catalogue.publish(
         registry,
         {
@@ -409,7 +409,9 @@ def million(bench: Bench, folder: Path) -> None:
 
     def push() -> None:
         registry = Registry.open(url, cache=folder / "cold1")
-        registry.push_many([(f"late/c{n}", mask_of(n % 10)) for n in range(1000)])
+        registry.push_many(
+            [(f"late/c{n}", mask_of(n % 10), {"scope": "prompt"}) for n in range(1000)]
+        )
 
     in_children([push])
     seconds, memory, total, applied = fresh_process(COLD, url, str(folder / "cold0"))

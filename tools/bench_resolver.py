@@ -217,7 +217,9 @@ def switching(
 ) -> None:
     """Cold and warm, at 10 %."""
     with Registry.create(url, cache=folder / "cache", **options) as registry:
-        registry.push_many([(f"bench/c{number}", mask) for number, mask in enumerate(masks)])
+        registry.push_many(
+            [(f"bench/c{number}", mask, {"scope": "prompt"}) for number, mask in enumerate(masks)]
+        )
     refs = [f"bench/c{number}" for number in range(len(masks))]
     four = refs[:4]
     expected = masks[0] | masks[1] | masks[2] | masks[3]

@@ -74,7 +74,7 @@ class Worker:
             seed = chance.randrange(SHARED if chance.random() < 0.05 else 2**40)
             name = chance.choice([f"team/shared{chance.randrange(3)}", f"w{os.getpid()}/own"])
             try:
-                concept = registry.push(name, mask_of(seed))
+                concept = registry.push(name, mask_of(seed), scope="prompt")
             except ConflictError:  # its mask is being deleted by somebody who stands still
                 self.note("refused", name)
                 continue

@@ -60,11 +60,17 @@ def command(
             f"warning: {file} says it was made for base model {kept['base']}; on other weights "
             "its indices mean nothing"
         )
+    scope = scope or kept.get("scope")
+    if scope is None:
+        raise UsageError(
+            f"{file} does not say where its mask acts. Learnt for its own words: --scope subject "
+            "--token WORD --class-noun NOUN; for every word of a prompt: --scope prompt"
+        )
     concept = registry.push(
         ref,
         mask,
         base=base,
-        scope=scope or kept.get("scope", "prompt"),
+        scope=scope,
         token=token or kept.get("token"),
         class_noun=class_noun or kept.get("class_noun"),
         tags=tags or tuple(kept.get("tags", ())),

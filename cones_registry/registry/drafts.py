@@ -34,7 +34,7 @@ class Push:
         ref: ``[owner/]name``; the registry gives the version.
         mask: what is pushed.
         base: fingerprint or BaseModel; None: the layer table alone, the weights not pinned.
-        scope: where it acts, "prompt" or "subject".
+        scope: where it acts, "prompt" or "subject"; has to be said.
         tags, note, token, class_noun, provenance: as in ``Concept``.
         key: idempotency key: a second push with it to the same concept returns the first's version,
             and is refused with another mask or when that version was removed.
@@ -46,7 +46,7 @@ class Push:
     ref: str
     mask: ConceptMask
     base: Any = None
-    scope: Scope = "prompt"
+    scope: Scope | None = None
     tags: Sequence[str] = ()
     note: str = ""
     token: str | None = None
@@ -176,6 +176,13 @@ def make_draft(push: Push, default_owner: str) -> Draft:
     mask = push.mask
     if not isinstance(mask, ConceptMask):
         raise UsageError(f"cannot push {type(mask).__name__}; expected a ConceptMask")
+    if push.scope is None:
+        raise UsageError(
+            f"a bare mask does not say where it acts, and {push.ref!r} would keep it for ever. "
+            "Learnt for its own words: push(ref, mask, scope='subject', token=…, class_noun=…); "
+            "for every word of a prompt: push(ref, mask, scope='prompt'). An Extraction or a "
+            "Tuning brings its scope along: push(ref, extraction)"
+        )
     if push.scope not in get_args(Scope):
         raise UsageError(f"scope is {quote(push.scope)}; expected one of {get_args(Scope)}")
     if isinstance(push.tags, str):

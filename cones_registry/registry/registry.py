@@ -218,7 +218,7 @@ class Registry:
             mask: what is kept: a mask, an `Extraction` or a `Tuning`.
             base: what the mask was made for: a BaseModel or its fingerprint. None: the layer table
                 alone is recorded, the weights are not pinned.
-            scope: where it acts: "prompt" (None of a bare mask) or "subject".
+            scope: where it acts: "prompt" or "subject". A bare mask needs it.
             tags, note: to find it again.
             token, class_noun: the placeholder and the class word it was learnt with.
             provenance: how it was made.
@@ -230,7 +230,8 @@ class Registry:
             previews: pictures of it, each the bytes of a WebP file of at most 1 MiB.
 
         Raises:
-            UsageError: a ref with a version or alias, a name, tag or value that cannot be.
+            UsageError: a ref with a version or alias, a name, tag or value that cannot be; a bare
+                mask without its scope.
             BaseModelMismatchError: mask and base have different layers.
             LimitExceededError: above the owner's quota.
             ConflictError: `key` was used with another mask, or its version was removed since.

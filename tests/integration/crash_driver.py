@@ -37,10 +37,12 @@ def mask_of(seed: int) -> ConceptMask:
 
 def prepare(folder: Path) -> None:
     registry = Registry.create(folder / "registry", cache=folder / "cache")
-    registry.push("alice/dog", mask_of(1))
-    registry.push("alice/dog", mask_of(2))
-    registry.push("bob/dog", mask_of(1))
-    registry.push_many([("bob/cat", mask_of(3)), ("bob/old", mask_of(4))])
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("alice/dog", mask_of(2), scope="prompt")
+    registry.push("bob/dog", mask_of(1), scope="prompt")
+    registry.push_many(
+        [("bob/cat", mask_of(3), {"scope": "prompt"}), ("bob/old", mask_of(4), {"scope": "prompt"})]
+    )
     registry.alias("alice/dog:1", "prod")
     registry.remove("bob/old")
     registry.compact(grace=0)
@@ -50,15 +52,17 @@ def prepare(folder: Path) -> None:
 
 
 def push(registry: Registry) -> dict[str, int]:
-    return {registry.push("bob/dog", mask_of(7)).ref: 7}
+    return {registry.push("bob/dog", mask_of(7), scope="prompt").ref: 7}
 
 
 def push_key(registry: Registry) -> dict[str, int]:
-    return {registry.push("bob/dog", mask_of(7), key="job").ref: 7}
+    return {registry.push("bob/dog", mask_of(7), key="job", scope="prompt").ref: 7}
 
 
 def push_many(registry: Registry) -> dict[str, int]:
-    pushed = registry.push_many([("bob/cat", mask_of(8)), ("carl/x", mask_of(9))])
+    pushed = registry.push_many(
+        [("bob/cat", mask_of(8), {"scope": "prompt"}), ("carl/x", mask_of(9), {"scope": "prompt"})]
+    )
     return dict(zip((concept.ref for concept in pushed), (8, 9), strict=True))
 
 
@@ -98,7 +102,7 @@ def sync(registry: Registry) -> dict[str, int]:
 def prepare_source(folder: Path) -> None:
     source = Registry.create(folder / "source", cache=folder / "source-cache")
     for name, seed in (("fox", 21), ("fox", 22), ("elk", 21), ("old", 23)):
-        source.push(f"zoe/{name}", mask_of(seed))
+        source.push(f"zoe/{name}", mask_of(seed), scope="prompt")
     source.alias("zoe/fox:2", "prod")
     source.remove("zoe/old")
     source.close()
@@ -167,7 +171,7 @@ def verify(name: str, folder: Path, acknowledged: dict[str, int]) -> list[str]:
         again.alias("alice/dog:2", "prod")
     else:
         OPERATIONS[name](again)
-    number = again.push("bob/dog", mask_of(11)).version
+    number = again.push("bob/dog", mask_of(11), scope="prompt").version
     if f"bob/dog:{number}" in found | acknowledged.keys():
         problems.append(f"bob/dog:{number} was given twice")
     reader = Registry.open(folder / "registry", cache=folder / "fresh")

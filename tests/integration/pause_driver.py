@@ -88,10 +88,16 @@ def prepare(folder: Path) -> None:
     CLOCK.move(-4 * GRACE)
     Registry.create(folder / "registry", cache=folder / "cache").close()
     registry = opened(folder, "cache")
-    registry.push("alice/dog", mask_of(1))
-    registry.push("alice/dog", mask_of(2))
-    registry.push("bob/dog", mask_of(1))
-    registry.push_many([("bob/cat", mask_of(3)), ("bob/old", mask_of(4)), ("carl/y", mask_of(5))])
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("alice/dog", mask_of(2), scope="prompt")
+    registry.push("bob/dog", mask_of(1), scope="prompt")
+    registry.push_many(
+        [
+            ("bob/cat", mask_of(3), {"scope": "prompt"}),
+            ("bob/old", mask_of(4), {"scope": "prompt"}),
+            ("carl/y", mask_of(5), {"scope": "prompt"}),
+        ]
+    )
     registry.alias("alice/dog:1", "prod")
     registry.remove("bob/old")
     CLOCK.move(1.2 * GRACE)
@@ -135,7 +141,7 @@ def act(name: str, folder: Path, stop_at: int) -> dict[str, Any]:
     except ConesError as error:
         result["refused"] = f"{type(error).__name__}: {error}"
     # What woke goes on working, with what it remembers of the time before.
-    result["acknowledged"] |= {registry.push("bob/after", mask_of(12)).ref: 12}
+    result["acknowledged"] |= {registry.push("bob/after", mask_of(12), scope="prompt").ref: 12}
     result["sees"] = sorted(concept.ref for concept in registry.find())
     return result
 
@@ -149,7 +155,7 @@ def others(folder: Path, length: str) -> dict[str, Any]:
 
     def push(name: str, seed: int) -> None:
         with contextlib.suppress(ConflictError):  # a deletion that names the mask is not done
-            acknowledged[registry.push(name, mask_of(seed)).ref] = seed
+            acknowledged[registry.push(name, mask_of(seed), scope="prompt").ref] = seed
 
     def must(what: str, call: Callable[[], Any]) -> None:
         try:

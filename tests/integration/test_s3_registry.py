@@ -25,8 +25,10 @@ def mask_of(seed: int, density: float = 0.1) -> ConceptMask:
 
 def test_a_concept_is_pushed_found_aliased_removed_and_restored(place: Place) -> None:
     registry = Registry.create(place.url, **place.options)
-    first = registry.push("alice/dog", mask_of(1), tags=["animal"], token="sks", class_noun="dog")
-    second = registry.push("alice/dog", mask_of(2))
+    first = registry.push(
+        "alice/dog", mask_of(1), tags=["animal"], token="sks", class_noun="dog", scope="prompt"
+    )
+    second = registry.push("alice/dog", mask_of(2), scope="prompt")
     assert (first.ref, second.ref) == ("alice/dog:1", "alice/dog:2")
     other = Registry.open(place.url, **place.options)
     assert other.get("alice/dog") == second
@@ -46,15 +48,17 @@ def test_a_concept_is_pushed_found_aliased_removed_and_restored(place: Place) ->
 
 def test_equal_masks_are_one_blob(place: Place) -> None:
     registry = Registry.create(place.url, **place.options)
-    one = registry.push("alice/dog", mask_of(1))
-    two = Registry.open(place.url, **place.options).push("bob/dog", mask_of(1))
+    one = registry.push("alice/dog", mask_of(1), scope="prompt")
+    two = Registry.open(place.url, **place.options).push("bob/dog", mask_of(1), scope="prompt")
     assert one.blob_digest == two.blob_digest
     assert one.mask_digest == two.mask_digest
 
 
 def test_push_many_is_one_commit(place: Place) -> None:
     registry = Registry.create(place.url, **place.options)
-    pushed = registry.push_many([(f"alice/c{number}", mask_of(number)) for number in range(20)])
+    pushed = registry.push_many(
+        [(f"alice/c{number}", mask_of(number), {"scope": "prompt"}) for number in range(20)]
+    )
     other = Registry.open(place.url, **place.options)
     assert sorted(each.ref for each in other.find()) == sorted(each.ref for each in pushed)
     assert other.sync().segments == 0

@@ -64,7 +64,9 @@ class RegistryModel(RuleBasedStateMachine):
         handle=HANDLES, items=st.lists(st.tuples(NAMES, st.integers(0, 3)), min_size=1, max_size=3)
     )
     def push(self, handle: int, items: list[tuple[str, int]]) -> None:
-        pushed = self.handles[handle].push_many([(name, MASKS[n]) for name, n in items])
+        pushed = self.handles[handle].push_many(
+            [(name, MASKS[n], {"scope": "prompt"}) for name, n in items]
+        )
         for (name, index), concept in zip(items, pushed, strict=True):
             key = (name, concept.version)
             assert key not in self.versions, "a version number was given twice"

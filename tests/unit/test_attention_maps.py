@@ -190,7 +190,7 @@ def test_cones_attention_draws_maps_of_a_concept(
     mask = random_mask(tiny_base.layer_table)
     words = {"token": "sks", "class_noun": "dog"}
     registry.push("dog", mask, base=tiny_base, scope="subject", **words)
-    registry.push("nameless", mask, base=tiny_base)
+    registry.push("nameless", mask, base=tiny_base, scope="prompt")
     where = ["-r", str(tmp_path / "concepts"), "--base", str(tiny_pipeline_folder), "--steps", "2"]
     out = tmp_path / "maps" / "dog.png"
     assert cli.run(["attention", "dog", "--prompt", PROMPT, "-o", str(out), *where]) == 0

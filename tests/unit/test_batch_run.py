@@ -53,10 +53,12 @@ def registry(tiny_base: BaseModel, random_mask: MakeMask, tmp_path: Path) -> Ite
                 class_noun=name,
                 provenance=Provenance(method="gates", parameters={"steps": 3}),
             )
-        registry.push("alice/style", random_mask(table, seed=9, density=0.1), base=tiny_base)
+        registry.push(
+            "alice/style", random_mask(table, seed=9, density=0.1), base=tiny_base, scope="prompt"
+        )
         ranked = random_mask(table, seed=5, density=0.2)
         ranks = (np.arange(len(ranked)) % 16).astype(np.uint8)
-        registry.push("alice/ink", ranked, base=tiny_base, scores=ranks)
+        registry.push("alice/ink", ranked, base=tiny_base, scores=ranks, scope="prompt")
         registry.alias("alice/dog", "prod")
         yield registry
 
@@ -279,7 +281,7 @@ def test_lines_name_concepts_and_an_alias_that_moves_changes_nothing(
     other = random_mask(table, seed=77, density=0.1)
     registry.push("alice/dog", other, base=tiny_base, scope="subject", **words)
     registry.alias("alice/dog:2", "prod")
-    registry.push("local/3", other, base=tiny_base)
+    registry.push("local/3", other, base=tiny_base, scope="prompt")
     run(tiny_pipeline_folder, registry, tmp_path / "out", NAMED)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
@@ -433,7 +435,7 @@ def test_concept_of_another_base_stops_the_run_before_it_begins(
     tiny_pipeline_folder: Path, tiny_base: BaseModel, registry: Registry, tmp_path: Path
 ) -> None:
     mask = ConceptMask.empty(tiny_base.layer_table)
-    registry.push("alice/foreign", mask, base="sha256:" + "0" * 64)
+    registry.push("alice/foreign", mask, base="sha256:" + "0" * 64, scope="prompt")
     jobs = [{"prompt": "a", "concepts": ["alice/foreign"]}]
     with pytest.raises(BaseModelMismatchError):
         run(tiny_pipeline_folder, registry, tmp_path / "out", jobs)
@@ -504,9 +506,13 @@ def test_lines_are_checked_without_fetching_a_mask_unless_density_decides(
             f"alice/dense{seed}",
             random_mask(tiny_base.layer_table, seed=seed, density=0.4),
             base=tiny_base,
+            scope="prompt",
         )
     registry.push(
-        "alice/foreign", ConceptMask.empty(tiny_base.layer_table), base="sha256:" + "0" * 64
+        "alice/foreign",
+        ConceptMask.empty(tiny_base.layer_table),
+        base="sha256:" + "0" * 64,
+        scope="prompt",
     )
     fetched = count_fetches(monkeypatch)
     compositions = Compositions(registry)

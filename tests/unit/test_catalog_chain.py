@@ -44,7 +44,7 @@ def keys(registry: Registry, prefix: str) -> list[str]:
 
 def test_runs_merge_in_tiers_and_hold_each_line_once(registry: Registry, tmp_path: Path) -> None:
     for number in range(20):
-        registry.push(f"alice/c{number}", mask_of(number % 20))
+        registry.push(f"alice/c{number}", mask_of(number % 20), scope="prompt")
         registry.compact()
     manifest = registry._session.chain.newest([registry._session.fresh_now().meta.position])
     assert manifest is not None
@@ -65,17 +65,17 @@ def test_a_reader_that_was_away_longer_than_the_grace_reads_the_runs_it_lacks(
     registry: Registry, tmp_path: Path
 ) -> None:
     for number in range(12):
-        registry.push(f"alice/c{number}", mask_of(number))
+        registry.push(f"alice/c{number}", mask_of(number), scope="prompt")
     registry.compact(grace=0)
     away = reader(registry, tmp_path)
     away.sync()
     registry.tag("alice/c3", add=["late"])
-    registry.push("bob/new", mask_of(1))
+    registry.push("bob/new", mask_of(1), scope="prompt")
     registry.alias("bob/new", "prod")
     registry.compact(grace=0)
     registry.compact(grace=0)
     assert [key for key in keys(registry, "log/") if not key.endswith(".pointer")] == []
-    registry.push("bob/newer", mask_of(2))
+    registry.push("bob/newer", mask_of(2), scope="prompt")
     report = away.sync()
     assert (report.snapshot, report.segments) == (2, 1)
     assert refs(away) == refs(registry)
@@ -87,10 +87,10 @@ def test_a_copy_of_a_past_that_a_backup_replaced_is_thrown_away(
     registry: Registry, tmp_path: Path
 ) -> None:
     root = tmp_path / "registry"
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact()
     shutil.copytree(root, tmp_path / "backup")
-    registry.push("alice/lost", mask_of(2))
+    registry.push("alice/lost", mask_of(2), scope="prompt")
     old = reader(registry, tmp_path, "old")
     assert refs(old) == ["alice/dog:1", "alice/lost:1"]
     registry.compact(grace=0)
@@ -99,7 +99,7 @@ def test_a_copy_of_a_past_that_a_backup_replaced_is_thrown_away(
     shutil.rmtree(root)
     shutil.copytree(tmp_path / "backup", root)
     fresh = reader(registry, tmp_path, "fresh")
-    fresh.push("bob/cat", mask_of(3))
+    fresh.push("bob/cat", mask_of(3), scope="prompt")
     for each in (old, older, registry, fresh):
         assert refs(each) == ["alice/dog:1", "bob/cat:1"]
     old.compact(grace=0)
@@ -110,12 +110,12 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "registry"
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact()
     shutil.copytree(root, tmp_path / "backup")
-    registry.push("alice/lost", mask_of(2))
+    registry.push("alice/lost", mask_of(2), scope="prompt")
     registry.compact()
-    registry.push("alice/lost", mask_of(3))
+    registry.push("alice/lost", mask_of(3), scope="prompt")
     first = registry._session.fresh_now().meta.position
 
     # A compactor is stopped right before it makes manifest 3; meanwhile the backup is put back.
@@ -132,7 +132,7 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
 
     fresh = reader(registry, tmp_path, "fresh")
     assert refs(fresh) == ["alice/dog:1"]
-    fresh.push("bob/cat", mask_of(3))
+    fresh.push("bob/cat", mask_of(3), scope="prompt")
     assert refs(registry) == refs(fresh) == ["alice/dog:1", "bob/cat:1"]
     assert fresh.compact().manifest == 4
     last = reader(registry, tmp_path, "last")
@@ -140,7 +140,7 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
     position = last._session.fresh_now().meta.position
     assert position.number == 4
     assert position.epoch > first.epoch
-    last.push("bob/cat", mask_of(4))
+    last.push("bob/cat", mask_of(4), scope="prompt")
     last.compact(grace=0)
     last.compact(grace=0)
     assert refs(reader(registry, tmp_path, "again")) == ["alice/dog:1", "bob/cat:1", "bob/cat:2"]
@@ -149,7 +149,7 @@ def test_a_manifest_of_a_past_that_a_backup_replaced_is_an_orphan_and_starts_an_
 def test_a_manifest_whose_maker_was_killed_before_he_said_so_is_published_by_the_next(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
 
     def killed(self: chain.Chain, stamp: str, manifest: chain.Manifest) -> None:
         raise StoreUnavailableError("killed")
@@ -169,7 +169,7 @@ def test_a_manifest_whose_maker_was_killed_before_he_said_so_is_published_by_the
 def test_a_loser_removes_its_runs_and_no_other(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     other = reader(registry, tmp_path)
     create = chain.Chain.create
 
@@ -187,7 +187,7 @@ def test_a_loser_removes_its_runs_and_no_other(
 
 
 def test_runs_that_a_compactor_may_be_writing_are_left_alone(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact(grace=0)
     table = TABLES["concepts"]
     lines = next(
@@ -200,7 +200,7 @@ def test_runs_that_a_compactor_may_be_writing_are_left_alone(registry: Registry)
     (part,) = runs.write_parts(registry._session.store, table, [lines])
     registry.compact(grace=0)
     assert part.key in keys(registry, "runs/")
-    registry.push("alice/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(2), scope="prompt")
     registry.compact(grace=0)  # from here on its maker's number is taken
     registry.compact(grace=0)
     assert part.key not in keys(registry, "runs/")
@@ -212,7 +212,7 @@ def test_a_purge_rewrites_only_the_parts_that_hold_it(
     monkeypatch.setattr(runs, "PART_ROWS", 2)
     monkeypatch.setattr(runs, "GROUP_ROWS", 2)
     for owner in "abcdefgh":
-        registry.push(f"{owner}/x", mask_of(ord(owner) - 97))
+        registry.push(f"{owner}/x", mask_of(ord(owner) - 97), scope="prompt")
     registry.compact(grace=0)
     manifest = registry._session.chain.read(1)
     assert manifest is not None
@@ -233,7 +233,7 @@ def test_a_purge_rewrites_only_the_parts_that_hold_it(
 
 
 def test_a_manifest_that_cannot_be_one_is_refused(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact()
     data = registry._session.store.get("catalog/000000001.json")
     body = unseal("catalog", data, "x")
@@ -275,7 +275,7 @@ def test_the_later_epoch_then_the_higher_number_is_the_newer() -> None:
 
 
 def test_a_run_that_is_lost_is_said(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact(grace=0)
     for path in (tmp_path / "registry" / "runs").iterdir():
         path.unlink()

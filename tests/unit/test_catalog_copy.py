@@ -60,7 +60,9 @@ def test_a_copy_in_layers_says_what_a_copy_from_the_store_does(
     names = [f"{owner}/c{number}" for owner in "abc" for number in range(6)]
     for step in range(24):
         chosen = dice.sample(names, dice.choice([1, 1, 2, 9]))
-        registry.push_many([(name, mask_of(step + n)) for n, name in enumerate(chosen)])
+        registry.push_many(
+            [(name, mask_of(step + n), {"scope": "prompt"}) for n, name in enumerate(chosen)]
+        )
         name = dice.choice(chosen)
         registry.tag(name, add=[f"t{step}"])
         registry.alias(name, "prod")
@@ -88,11 +90,11 @@ def test_a_copy_in_layers_says_what_a_copy_from_the_store_does(
 def test_a_sync_of_one_push_leaves_the_layers_as_they_are(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push_many([(f"a/c{n}", mask_of(n)) for n in range(40)])
+    registry.push_many([(f"a/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(40)])
     registry.sync()
     before = [(path.name, path.stat().st_mtime_ns) for path in files(registry, "layer-*")]
     assert before
-    registry.push("a/c7", mask_of(1))
+    registry.push("a/c7", mask_of(1), scope="prompt")
     registry.tag("a/c8", add=["late"])
     assert registry.get("a/c7").version == 2
     assert registry.get("a/c8").tags == ("late",)
@@ -103,9 +105,9 @@ def test_a_sync_of_one_push_leaves_the_layers_as_they_are(
 
 @pytest.mark.usefixtures("small")
 def test_no_file_of_the_copy_holds_what_was_purged(registry: Registry) -> None:
-    registry.push_many([(f"a/c{n}", mask_of(n)) for n in range(20)])
-    registry.push("secretive/thing", mask_of(1), note="whisper")
-    registry.push_many([(f"b/c{n}", mask_of(n)) for n in range(20)])
+    registry.push_many([(f"a/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(20)])
+    registry.push("secretive/thing", mask_of(1), note="whisper", scope="prompt")
+    registry.push_many([(f"b/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(20)])
     registry.sync()
     assert any(b"secretive" in path.read_bytes() for path in files(registry, "*-*"))
     registry.plan_purge(owner="secretive").execute()
@@ -119,7 +121,7 @@ def test_no_file_of_the_copy_holds_what_was_purged(registry: Registry) -> None:
 @pytest.mark.parametrize("pattern", ["layer-*", "state-*", "CURRENT"])
 @pytest.mark.parametrize("how", ["cut", "flip", "gone"])
 def test_a_damaged_copy_heals(registry: Registry, pattern: str, how: str) -> None:
-    registry.push_many([(f"a/c{n}", mask_of(n)) for n in range(40)])
+    registry.push_many([(f"a/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(40)])
     registry.sync()
     registry.close()
     for path in files(registry, pattern):
@@ -145,7 +147,7 @@ def test_a_builder_that_was_stopped_with_the_lock_blocks_nobody(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "LOCK_SECONDS", 0.2)
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     lock = FileLock(registry._session.copy.folder / "lock")
     assert lock.acquire(0)
     try:
@@ -154,7 +156,7 @@ def test_a_builder_that_was_stopped_with_the_lock_blocks_nobody(
         assert len(other.find()) == 1
         start = time.monotonic()
         for number in range(3):
-            other.push("a/y", mask_of(number))
+            other.push("a/y", mask_of(number), scope="prompt")
             other.sync()
         assert time.monotonic() - start < 60  # it waits in vain once, not each time
         assert len(other.find()) == 4
@@ -166,18 +168,18 @@ def test_a_disk_without_locks_is_done_without(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FileLock, "acquire", lambda *_: False)
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     assert len(registry.find()) == 1
 
 
 @pytest.mark.usefixtures("small")
 def test_a_handle_can_be_used_after_a_fork(registry: Registry) -> None:
-    registry.push_many([(f"a/c{n}", mask_of(n)) for n in range(20)])
+    registry.push_many([(f"a/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(20)])
     assert len(registry.find()) == 20
     child = os.fork()
     if child == 0:
         try:
-            registry.push("b/y", mask_of(2))
+            registry.push("b/y", mask_of(2), scope="prompt")
             os._exit(0 if len(registry.find()) == 21 else 3)
         except BaseException:
             os._exit(4)
@@ -196,10 +198,10 @@ def test_a_handle_can_be_used_after_a_fork(registry: Registry) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_state_that_is_held_can_be_read_while_newer_ones_are_made(registry: Registry) -> None:
-    registry.push_many([(f"a/c{n}", mask_of(n)) for n in range(20)])
+    registry.push_many([(f"a/c{n}", mask_of(n), {"scope": "prompt"}) for n in range(20)])
     held = registry._session.fresh()
     for number in range(20):
-        registry.push(f"b/c{number}", mask_of(number))
+        registry.push(f"b/c{number}", mask_of(number), scope="prompt")
         registry.sync()
     cursor = held.connection.cursor()
     assert cursor.execute("SELECT count(*) FROM concepts").fetchone() == (20,)
@@ -209,7 +211,7 @@ def test_a_state_that_is_held_can_be_read_while_newer_ones_are_made(registry: Re
 
 
 def test_queries_reach_no_file_and_change_nothing(registry: Registry, tmp_path: Path) -> None:
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     (tmp_path / "secret.csv").write_text("a\n1\n")
     for sql in (
         f"SELECT * FROM read_csv('{tmp_path}/secret.csv')",
@@ -228,6 +230,6 @@ def test_what_a_query_spills_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CONES_QUERY_MEMORY", "40MB")
     monkeypatch.setenv("CONES_QUERY_SPILL", "20MB")
     registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     with pytest.raises((LimitExceededError, UsageError)):
         registry.query("SELECT i, md5(i::VARCHAR) AS m FROM range(20000000) r(i) ORDER BY m")

@@ -178,7 +178,7 @@ def test_stamps_are_unique_and_later_than_all_seen() -> None:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
-    registry.push("alice/dog", MASK, tags=["x"], token="sks")
+    registry.push("alice/dog", MASK, tags=["x"], token="sks", scope="prompt")
     return registry
 
 
@@ -208,7 +208,7 @@ def members_of(path: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
 
 
 def test_an_archive_carries_concepts_between_registries(registry: Registry, tmp_path: Path) -> None:
-    registry.push("bob/dog", MASK)
+    registry.push("bob/dog", MASK, scope="prompt")
     report = registry.export_archive(tmp_path / "a.tar.zst")
     assert (report.concepts, report.blobs) == (2, 1)
     other = Registry.create(tmp_path / "other", cache=tmp_path / "cache")
@@ -254,13 +254,13 @@ def facts(registry: Registry) -> list[tuple[Any, ...]]:
 def moved(tmp_path: Path, *here: tuple[ConceptMask, dict[str, Any]]) -> tuple[Registry, Registry]:
     """(source of the versions A, B and another A, target that has `here`), after two imports."""
     source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
-    source.push("alice/cat", MASK)
-    source.push("alice/cat", OTHER)
+    source.push("alice/cat", MASK, scope="prompt")
+    source.push("alice/cat", OTHER, scope="prompt")
     source.push("alice/cat", MASK, base=WithWeights.fingerprint, scope="subject", note="back")
     source.export_archive(tmp_path / "a.tar.zst")
     target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
     for mask, options in here:
-        target.push("alice/cat", mask, **options)
+        target.push("alice/cat", mask, **({"scope": "prompt"} | options))
     first = target.import_archive(tmp_path / "a.tar.zst")
     count = len(target.find())
     again = target.import_archive(tmp_path / "a.tar.zst")
@@ -302,7 +302,7 @@ def test_what_is_here_already_is_not_imported_again(tmp_path: Path) -> None:
 
 def test_an_archive_carries_what_is_known_of_a_base(tmp_path: Path) -> None:
     source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
-    source.push("alice/cat", MASK, base=WithWeights())
+    source.push("alice/cat", MASK, base=WithWeights(), scope="prompt")
     source.export_archive(tmp_path / "a.tar.zst")
     target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
     target.import_archive(tmp_path / "a.tar.zst")
@@ -330,7 +330,7 @@ def test_an_archive_carries_what_is_known_of_a_base(tmp_path: Path) -> None:
 
 def test_a_concept_with_as_many_tags_as_it_may_have_can_be_carried(tmp_path: Path) -> None:
     source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
-    source.push("alice/cat", MASK, tags=[f"t{number}" for number in range(600)])
+    source.push("alice/cat", MASK, tags=[f"t{number}" for number in range(600)], scope="prompt")
     with pytest.raises(UsageError, match="1200 tags; at most 1000"):
         source.tag("alice/cat", add=[f"u{number}" for number in range(600)])
     assert len(source.get("alice/cat").tags) == 600

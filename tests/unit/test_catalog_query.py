@@ -18,7 +18,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("query")
     registry = Registry.create(folder / "registry", cache=folder / "cache")
     mask = ConceptMask.from_indices(TABLE, {TABLE.names[0]: np.arange(10, dtype=np.int32)})
-    registry.push_many([("alice/dog", mask), ("alice/dog", mask), ("bob/cat", mask)])
+    registry.push_many(
+        [
+            ("alice/dog", mask, {"scope": "prompt"}),
+            ("alice/dog", mask, {"scope": "prompt"}),
+            ("bob/cat", mask, {"scope": "prompt"}),
+        ]
+    )
     registry.alias("alice/dog:1", "prod")
     registry.remove("bob/cat")
     return registry

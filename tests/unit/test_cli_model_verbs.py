@@ -182,7 +182,9 @@ def test_a_relative_folder_is_no_source_to_anybody_else(
     # As somebody else's copy of the model: that of the other tests is cached with its whole path.
     BaseModel.cache.clear()
     base = BaseModel.load(str(tiny_pipeline_folder.relative_to(home)), device="cpu")
-    Registry.open(registry).push("a/one", ConceptMask.empty(base.layer_table), base=base)
+    Registry.open(registry).push(
+        "a/one", ConceptMask.empty(base.layer_table), base=base, scope="prompt"
+    )
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert cli.run(["generate", "a dog", "-c", "a/one"]) == 2

@@ -88,7 +88,7 @@ def test_the_base_model_is_named_where_no_registry_knows_where_it_is_from(
     registry = Registry.create(tmp_path / "concepts")
     for name, fingerprint, source in (("dog", BASE, "demo"), ("cat", "sha256:" + "0" * 64, None)):
         base = SimpleNamespace(fingerprint=fingerprint, layer_table=table, published_source=source)
-        registry.push(f"alice/{name}", mask, base=base)
+        registry.push(f"alice/{name}", mask, base=base, scope="prompt")
     named = ["-r", registry.url]
 
     code, out, _ = show(*named)

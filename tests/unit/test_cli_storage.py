@@ -55,8 +55,8 @@ def cones(
     mask = above(0.7)
     Path("dog.parquet").write_bytes(encode(mask, ranks=ranks_of(mask, SCORES)))
     Path("plain.parquet").write_bytes(encode(above(0.72)))
-    command("push", "alice/dog", "dog.parquet")
-    command("push", "bob/dog", "plain.parquet")
+    command("push", "alice/dog", "dog.parquet", "--scope", "prompt")
+    command("push", "bob/dog", "plain.parquet", "--scope", "prompt")
     return command
 
 
@@ -159,13 +159,15 @@ def test_unequal_holds_for_what_is_not_there(cones: Cones) -> None:
 def test_push_tells_of_a_near_duplicate(cones: Cones) -> None:
     cones("list")  # whoever reads has the catalogue on this machine
     Path("again.parquet").write_bytes(encode(above(0.701)))
-    cones("push", "carol/dog", "again.parquet")
+    cones("push", "carol/dog", "again.parquet", code=2)
+    assert "does not say where its mask acts" in cones.err
+    cones("push", "carol/dog", "again.parquet", "--scope", "prompt")
     assert "alice/dog:1 is nearly the same mask" in cones.err
     assert "cones diff carol/dog:1 alice/dog:1" in cones.err
 
 
 def test_stats_compare_with_other_forms_and_draw(cones: Cones) -> None:
-    cones("push", "carol/dog", "dog.parquet")
+    cones("push", "carol/dog", "dog.parquet", "--scope", "prompt")
     found = cones.json("stats", "--list-store")
     assert found["saved_by_dedup"] > 0
     assert found["stored"]["masks"] == {"objects": 2, "bytes": found["blob_bytes"]}

@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str, *indices: int, **record: Any) -> Path:
         path = tmp_path / f"{name}.parquet"
-        save_file(mask_of(*indices), path, footer={"base": BASE, **record})
+        save_file(mask_of(*indices), path, footer={"base": BASE, "scope": "prompt", **record})
         return path
 
     return make

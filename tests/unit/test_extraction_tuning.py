@@ -182,14 +182,16 @@ def test_pictures_must_be_of_the_composition(
     both = registry.resolve("dog", "cross")
     with pytest.raises(UsageError, match="local/cross:1"):
         extractor.tune(both, {"local/dog:1": pictures["dog"]})
-    registry.push("wordless", random_mask(tiny_base.layer_table), base=tiny_base)
+    registry.push("wordless", random_mask(tiny_base.layer_table), base=tiny_base, scope="prompt")
     wordless = registry.resolve("wordless")
     with pytest.raises(UsageError, match="SubjectImages"):
         extractor.tune(wordless, {"local/wordless:1": pictures["dog"]})
     few = {"settings": ExtractionSettings(prior_count=1, prior_steps=1), "progress": None}
     own = {"local/wordless:1": SubjectImages(pictures["dog"], "sks", "dog")}
     assert len(Extractor(tiny_base, cache_folder=tmp_path).tune(wordless, own, 1, **few).parts) == 1
-    registry.push("elsewhere", random_mask(tiny_base.layer_table), base="sha256:" + "0" * 64)
+    registry.push(
+        "elsewhere", random_mask(tiny_base.layer_table), base="sha256:" + "0" * 64, scope="prompt"
+    )
     with pytest.raises(BaseModelMismatchError, match="Load the base model"):
         extractor.tune(registry.resolve("elsewhere"), {"local/elsewhere:1": pictures["dog"]})
 

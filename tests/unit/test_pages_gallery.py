@@ -57,7 +57,7 @@ def test_every_concept_has_a_card_and_a_page_and_every_link_leads_somewhere(
 ) -> None:
     registry.push("alice/dog", mask_of(0), token="sks", class_noun="dog", scope="subject")
     registry.push("alice/dog", mask_of(3), token="sks", class_noun="dog", scope="subject")
-    registry.push("bob/cat", mask_of(5), note="of bob")
+    registry.push("bob/cat", mask_of(5), note="of bob", scope="prompt")
     report = write_gallery(registry, tmp_path / "out", title="Ours")
     assert report.concepts == 2
     pages = pages_below(tmp_path / "out")
@@ -75,7 +75,9 @@ def test_every_concept_has_a_card_and_a_page_and_every_link_leads_somewhere(
 
 
 def test_hostile_notes_tags_and_words_are_shown_as_text(registry: Registry, tmp_path: Path) -> None:
-    registry.push("eve/x", mask_of(0), note=HOSTILE, token="sks", class_noun=HOSTILE)
+    registry.push(
+        "eve/x", mask_of(0), note=HOSTILE, token="sks", class_noun=HOSTILE, scope="prompt"
+    )
     write_gallery(registry, tmp_path / "out", title=HOSTILE)
     for page in pages_below(tmp_path / "out").values():
         assert HOSTILE in page.words
@@ -84,11 +86,11 @@ def test_hostile_notes_tags_and_words_are_shown_as_text(registry: Registry, tmp_
 def test_a_second_run_writes_only_what_changed(registry: Registry, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in range(4):
-        registry.push(f"alice/c{number}", mask_of(10 * number))
+        registry.push(f"alice/c{number}", mask_of(10 * number), scope="prompt")
     write_gallery(registry, out, similar=False)
     again = write_gallery(registry, out, similar=False)
     assert (again.written, again.deleted) == (0, 0)
-    registry.push("alice/c1", mask_of(77))
+    registry.push("alice/c1", mask_of(77), scope="prompt")
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.html")}
     changed = write_gallery(registry, out, similar=False)
     newer = {path.name for path, time in times.items() if path.stat().st_mtime_ns != time}
@@ -99,8 +101,8 @@ def test_what_was_removed_loses_its_page_and_pages_that_led_there_are_made_again
     registry: Registry, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    registry.push("alice/a", mask_of(0))
-    registry.push("alice/b", mask_of(1))
+    registry.push("alice/a", mask_of(0), scope="prompt")
+    registry.push("alice/b", mask_of(1), scope="prompt")
     write_gallery(registry, out)
     assert "alice/b" in Page(out / "concepts/alice/a.html").words
     registry.remove("alice/b")
@@ -115,8 +117,8 @@ def test_many_concepts_are_spread_over_pages_that_lead_to_each_other(
     monkeypatch.setattr(gallery, "CARDS", 3)
     monkeypatch.setattr(gallery, "_AT_A_TIME", 4)
     for number in range(7):
-        registry.push(f"alice/c{number}", mask_of(number))
-        registry.push(f"alice/c{number}", mask_of(number + 1))
+        registry.push(f"alice/c{number}", mask_of(number), scope="prompt")
+        registry.push(f"alice/c{number}", mask_of(number + 1), scope="prompt")
     report = write_gallery(registry, tmp_path / "out", similar=False)
     pages = [Page(tmp_path / "out" / name) for name in ("index.html", "page-2.html", "page-3.html")]
     shown = [
@@ -179,7 +181,7 @@ def test_a_state_from_outside_cannot_name_files_to_delete(
 
 
 def test_a_gallery_is_written_to_a_bucket_as_to_a_folder(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(0))
+    registry.push("alice/dog", mask_of(0), scope="prompt")
     write_gallery(registry, "memory://gallery-test/pages")
     memory = fsspec.filesystem("memory")
     assert memory.exists("/gallery-test/pages/concepts/alice/dog.html")

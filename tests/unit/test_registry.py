@@ -47,15 +47,15 @@ def other(registry: Registry, **options: Any) -> Registry:
 
 def test_versions_count_up_and_each_names_one_mask(registry: Registry) -> None:
     for number in range(1, 4):
-        assert registry.push("alice/dog", mask_of(number)).version == number
+        assert registry.push("alice/dog", mask_of(number), scope="prompt").version == number
     assert [registry.pull(f"alice/dog:{n}") for n in (1, 2, 3)] == [mask_of(n) for n in (1, 2, 3)]
     assert registry.get("alice/dog").version == 3
 
 
 def test_versions_looked_up_together_are_those_looked_up_one_by_one(registry: Registry) -> None:
     for number in range(3):
-        registry.push("alice/dog", mask_of(number))
-        registry.push("bob/dog", mask_of(10 + number))
+        registry.push("alice/dog", mask_of(number), scope="prompt")
+        registry.push("bob/dog", mask_of(10 + number), scope="prompt")
     refs = ["bob/dog:2", "alice/dog:1", "alice/dog:3", "bob/dog", "bob/dog:2"]
     assert other(registry).pull_many(refs) == [other(registry).pull(ref) for ref in refs]
     registry.remove("alice/dog:3")
@@ -96,13 +96,18 @@ def test_what_is_pushed_is_what_is_got(registry: Registry) -> None:
 
 
 def test_a_ref_without_owner_has_the_default_owner(registry: Registry) -> None:
-    assert registry.push("dog", mask_of(1)).ref == "local/dog:1"
+    assert registry.push("dog", mask_of(1), scope="prompt").ref == "local/dog:1"
     assert registry.get("dog").owner == "local"
-    assert other(registry, default_owner="alice").push("dog", mask_of(1)).owner == "alice"
+    assert (
+        other(registry, default_owner="alice").push("dog", mask_of(1), scope="prompt").owner
+        == "alice"
+    )
 
 
 def test_a_digest_ref_names_the_mask(registry: Registry) -> None:
-    registry.push_many([("a/x", mask_of(1)), ("a/y", mask_of(2))])
+    registry.push_many(
+        [("a/x", mask_of(1), {"scope": "prompt"}), ("a/y", mask_of(2), {"scope": "prompt"})]
+    )
     assert registry.get(f"a/x@{mask_of(1).digest}").ref == "a/x:1"
     with pytest.raises(NotFoundError):
         registry.get(f"a/x@{mask_of(2).digest}")
@@ -111,21 +116,36 @@ def test_a_digest_ref_names_the_mask(registry: Registry) -> None:
 @pytest.mark.parametrize("ref", ["alice/dog:1", "alice/dog:prod", "alice/dog@sha256:" + "0" * 64])
 def test_nobody_pushes_to_a_version(registry: Registry, ref: str) -> None:
     with pytest.raises(UsageError, match="the registry gives the version"):
-        registry.push(ref, mask_of(1))
+        registry.push(ref, mask_of(1), scope="prompt")
+
+
+def test_a_bare_mask_must_say_where_it_acts(registry: Registry) -> None:
+    for item in (("alice/dog", mask_of(1)), {"ref": "alice/dog", "mask": mask_of(1)}):
+        with pytest.raises(UsageError, match=r"scope='subject', token=.*scope='prompt'"):
+            registry.push_many([item])
+    with pytest.raises(UsageError, match="does not say where it acts"):
+        registry.push("alice/dog", mask_of(1), token="sks")
+    assert registry.find() == []
 
 
 def test_push_many_is_all_or_nothing(registry: Registry) -> None:
     with pytest.raises(UsageError):
-        registry.push_many([("alice/dog", mask_of(1)), ("alice/../x", mask_of(2))])
+        registry.push_many(
+            [
+                ("alice/dog", mask_of(1), {"scope": "prompt"}),
+                ("alice/../x", mask_of(2), {"scope": "prompt"}),
+            ]
+        )
     assert registry.find() == []
-    many = [("a/x", mask_of(1)), {"ref": "a/x", "mask": mask_of(2), "tags": ["t"]}]
+    scope = {"scope": "prompt"}
+    many = [("a/x", mask_of(1), scope), {"ref": "a/x", "mask": mask_of(2), "tags": ["t"], **scope}]
     assert [each.ref for each in registry.push_many(many)] == ["a/x:1", "a/x:2"]
     assert registry.push_many([]) == []
 
 
 def test_an_alias_moves_only_from_where_it_is_expected(registry: Registry) -> None:
     for number in range(3):
-        registry.push("alice/dog", mask_of(number))
+        registry.push("alice/dog", mask_of(number), scope="prompt")
     with pytest.raises(NotFoundError, match="no alias 'alice/dog:prod'; the newest version is 3"):
         registry.get("alice/dog:prod")
     assert registry.alias("alice/dog:1", "prod", expect=0).aliases == ("prod",)
@@ -144,7 +164,7 @@ def test_an_alias_moves_only_from_where_it_is_expected(registry: Registry) -> No
 def test_a_claimed_move_of_an_alias_is_finished_by_the_next_one_to_move_it(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.push_many([("a/x", mask_of(n)) for n in range(3)])
+    registry.push_many([("a/x", mask_of(n), {"scope": "prompt"}) for n in range(3)])
 
     def die(step: str, key: str) -> None:
         if step == "put" and key.startswith("log/"):
@@ -163,7 +183,7 @@ def test_a_claimed_move_of_an_alias_is_finished_by_the_next_one_to_move_it(
 
 
 def test_tags_are_added_and_removed(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1), tags=["a", "b"])
+    registry.push("alice/dog", mask_of(1), tags=["a", "b"], scope="prompt")
     assert registry.tag("alice/dog", add=["c"], remove=["a"]).tags == ("b", "c")
     assert [each.ref for each in other(registry).find(tag="c")] == ["alice/dog:1"]
     assert registry.find(tag="a") == []
@@ -173,8 +193,8 @@ def test_tags_are_added_and_removed(registry: Registry) -> None:
 
 
 def test_a_removed_version_is_hidden_and_can_be_restored(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
-    registry.push("alice/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("alice/dog", mask_of(2), scope="prompt")
     assert registry.remove("alice/dog").ref == "alice/dog:2"
     assert registry.get("alice/dog").version == 1
     assert [each.version for each in registry.find()] == [1]
@@ -182,14 +202,14 @@ def test_a_removed_version_is_hidden_and_can_be_restored(registry: Registry) -> 
     for call in (registry.get, registry.pull, registry.resolve, registry.remove):
         with pytest.raises(NotFoundError, match="cones restore alice/dog:2"):
             call("alice/dog:2")
-    assert registry.push("alice/dog", mask_of(3)).version == 3
+    assert registry.push("alice/dog", mask_of(3), scope="prompt").version == 3
     assert registry.restore("alice/dog").version == 2
     with pytest.raises(NotFoundError, match="not removed"):
         registry.restore("alice/dog:2")
 
 
 def test_a_wrong_name_is_met_with_a_near_one(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     with pytest.raises(NotFoundError, match="Did you mean 'alice/dog'"):
         registry.get("alice/dgo")
     with pytest.raises(NotFoundError, match="no version 'alice/dog:9'; the newest version is 1"):
@@ -197,9 +217,11 @@ def test_a_wrong_name_is_met_with_a_near_one(registry: Registry) -> None:
 
 
 def test_find_fits_every_condition(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1), tags=["animal"], token="sks", note="Brown fur")
+    registry.push(
+        "alice/dog", mask_of(1), tags=["animal"], token="sks", note="Brown fur", scope="prompt"
+    )
     registry.push("alice/cat", mask_of(2), tags=["animal"], scope="subject", token="zwx")
-    registry.push("bob/dog", mask_of(3, OTHER))
+    registry.push("bob/dog", mask_of(3, OTHER), scope="prompt")
     refs = {
         "owner": {"owner": "alice"},
         "name": {"name": "dog"},
@@ -228,14 +250,14 @@ def test_a_base_is_pinned_by_its_fingerprint(registry: Registry) -> None:
     base = SimpleNamespace(
         fingerprint="sha256:" + "a" * 64, layer_table=TABLE, published_source="org/model"
     )
-    pushed = registry.push("alice/dog", mask_of(1), base=base)
+    pushed = registry.push("alice/dog", mask_of(1), base=base, scope="prompt")
     assert pushed.base == base.fingerprint
     known = registry.base(base.fingerprint)
     assert (known.table, known.source, known.pinned) == (TABLE, "org/model", True)
     with pytest.raises(BaseModelMismatchError):
-        registry.push("alice/cat", mask_of(1, OTHER), base=base)
+        registry.push("alice/cat", mask_of(1, OTHER), base=base, scope="prompt")
     with pytest.raises(BaseModelMismatchError):
-        registry.push("alice/cat", mask_of(1, OTHER), base=base.fingerprint)
+        registry.push("alice/cat", mask_of(1, OTHER), base=base.fingerprint, scope="prompt")
 
 
 @pytest.mark.parametrize("source", [None, "/home/al/m", "../m", "models", "~/m", "a/b/c", 3])
@@ -246,27 +268,30 @@ def test_what_is_no_hub_id_is_not_published(registry: Registry, source: object) 
         source="models/sd14",  # a path may look like a hub id
         published_source=source,
     )
-    registry.push("alice/dog", mask_of(1), base=home)
+    registry.push("alice/dog", mask_of(1), base=home, scope="prompt")
     assert registry.base(home.fingerprint).source is None
 
 
 def test_resolve_combines_what_is_stored(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
-    registry.push("a/y", mask_of(2))
+    registry.push("a/x", mask_of(1), scope="prompt")
+    registry.push("a/y", mask_of(2), scope="prompt")
     composition = registry.resolve("a/y", "a/x")
     assert composition.mask == mask_of(1) | mask_of(2)
     assert composition.refs == ("a/x:1", "a/y:1")
-    registry.push("a/z", mask_of(3, OTHER))
+    registry.push("a/z", mask_of(3, OTHER), scope="prompt")
     with pytest.raises(BaseModelMismatchError, match=r"a/x:1.*a/z:1"):
         registry.resolve("a/x", "a/z")
 
 
 def test_a_key_makes_one_version_from_any_number_of_pushes(registry: Registry) -> None:
-    first = registry.push("alice/dog", mask_of(1), key="job-7")
-    assert other(registry).push("alice/dog", mask_of(1), key="job-7").version == first.version
-    assert registry.push("alice/dog", mask_of(1)).version == 2
+    first = registry.push("alice/dog", mask_of(1), key="job-7", scope="prompt")
+    assert (
+        other(registry).push("alice/dog", mask_of(1), key="job-7", scope="prompt").version
+        == first.version
+    )
+    assert registry.push("alice/dog", mask_of(1), scope="prompt").version == 2
     with pytest.raises(ConflictError, match="another mask"):
-        registry.push("alice/dog", mask_of(2), key="job-7")
+        registry.push("alice/dog", mask_of(2), key="job-7", scope="prompt")
 
 
 def test_a_key_finds_the_version_of_a_pusher_that_died_before_the_commit(
@@ -278,10 +303,10 @@ def test_a_key_finds_the_version_of_a_pusher_that_died_before_the_commit(
 
     registry._session.store.fault = die
     with pytest.raises(KeyboardInterrupt):
-        registry.push("alice/dog", mask_of(1), key="job-7")
+        registry.push("alice/dog", mask_of(1), key="job-7", scope="prompt")
     again = other(registry)
     assert again.find() == []
-    assert again.push("alice/dog", mask_of(1), key="job-7").version == 1
+    assert again.push("alice/dog", mask_of(1), key="job-7", scope="prompt").version == 1
     assert [each.version for each in again.find()] == [1]
     assert again.check(read_data=True).ok
 
@@ -297,40 +322,40 @@ def test_a_push_repeated_after_a_lost_acknowledgement_is_one_version(registry: R
 
     store._create = lose  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailableError):
-        registry.push("alice/dog", mask_of(1))
+        registry.push("alice/dog", mask_of(1), scope="prompt")
     store._create = create  # type: ignore[method-assign]
-    assert registry.push("alice/dog", mask_of(1)).version == 1
+    assert registry.push("alice/dog", mask_of(1), scope="prompt").version == 1
     assert [each.ref for each in other(registry).find()] == ["alice/dog:1"]
-    assert registry.push("alice/dog", mask_of(1)).version == 2
+    assert registry.push("alice/dog", mask_of(1), scope="prompt").version == 2
 
 
 def test_a_quota_is_enforced_for_every_writer(registry: Registry) -> None:
-    registry.push("alice/a", mask_of(1))
+    registry.push("alice/a", mask_of(1), scope="prompt")
     second = other(registry)
     registry.set_quota("alice", concepts=2, bytes=10**6)
-    second.push("alice/b", mask_of(2))
-    second.push("alice/b", mask_of(3))
+    second.push("alice/b", mask_of(2), scope="prompt")
+    second.push("alice/b", mask_of(3), scope="prompt")
     with pytest.raises(LimitExceededError, match="would keep 3 concepts; the quota is 2"):
-        second.push("alice/c", mask_of(4))
-    second.push("bob/c", mask_of(4))
+        second.push("alice/c", mask_of(4), scope="prompt")
+    second.push("bob/c", mask_of(4), scope="prompt")
     registry.remove("alice/a")
-    second.push("alice/c", mask_of(4))
+    second.push("alice/c", mask_of(4), scope="prompt")
     used = registry.usage("alice")
     assert used[0] == 2
     registry.set_quota("alice", bytes=used[1])
     with pytest.raises(LimitExceededError, match="bytes"):
-        registry.push("alice/b", mask_of(5))
+        registry.push("alice/b", mask_of(5), scope="prompt")
     registry.set_quota("alice")
-    registry.push("alice/b", mask_of(5))
+    registry.push("alice/b", mask_of(5), scope="prompt")
     assert registry.quotas() == []
 
 
 def test_a_read_only_registry_refuses_every_change(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     reader = other(registry, read_only=True)
     assert reader.pull("alice/dog") == mask_of(1)
     for change in (
-        lambda: reader.push("alice/dog", mask_of(1)),
+        lambda: reader.push("alice/dog", mask_of(1), scope="prompt"),
         lambda: reader.alias("alice/dog", "prod"),
         lambda: reader.tag("alice/dog", add=["x"]),
         lambda: reader.remove("alice/dog"),
@@ -345,7 +370,7 @@ def test_a_read_only_registry_refuses_every_change(registry: Registry) -> None:
 
 
 def test_a_damaged_blob_is_never_returned(registry: Registry, tmp_path: Path) -> None:
-    pushed = registry.push("alice/dog", mask_of(1))
+    pushed = registry.push("alice/dog", mask_of(1), scope="prompt")
     (path,) = (tmp_path / "registry" / "masks").rglob("*.parquet")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -358,8 +383,8 @@ def test_a_damaged_blob_is_never_returned(registry: Registry, tmp_path: Path) ->
 
 
 def test_a_damaged_segment_is_told_and_can_be_rebuilt(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", mask_of(1), tags=["x"])
-    registry.push("alice/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), tags=["x"], scope="prompt")
+    registry.push("alice/dog", mask_of(2), scope="prompt")
     registry.alias("alice/dog:1", "prod")
     first = sorted((tmp_path / "registry" / "log").iterdir())[0]
     data = bytearray(first.read_bytes())
@@ -376,15 +401,15 @@ def test_a_damaged_segment_is_told_and_can_be_rebuilt(registry: Registry, tmp_pa
         bytes(data)
     ]
     assert fresh.get("alice/dog:prod").tags == ("x",)
-    assert fresh.push("alice/dog", mask_of(3)).version == 3
+    assert fresh.push("alice/dog", mask_of(3), scope="prompt").version == 3
 
 
 def test_with_log_and_runs_lost_the_catalogue_is_made_again(
     registry: Registry, tmp_path: Path
 ) -> None:
     history = Provenance("gates", history=({"loss": 1.0},))
-    registry.push("alice/dog", mask_of(1), tags=["x"], provenance=history)
-    registry.push("bob/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), tags=["x"], provenance=history, scope="prompt")
+    registry.push("bob/dog", mask_of(1), scope="prompt")
     registry.alias("alice/dog", "prod")
     registry.compact(grace=0)
     before = registry.find()
@@ -405,7 +430,7 @@ def test_a_registry_of_a_later_version_is_refused(registry: Registry, tmp_path: 
 
 
 def test_a_lost_or_damaged_local_copy_is_made_again(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     assert len(registry.find()) == 1
     registry.close()
     for path in (tmp_path / "cache").rglob("*.duckdb"):
@@ -421,14 +446,14 @@ def test_a_copy_made_again_shows_the_log_while_an_older_state_is_still_open(
     registry: Registry, tmp_path: Path
 ) -> None:
     held = registry._session.fresh().connection.cursor()  # as a slow query does
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry._session.copy.forget()
     assert [each.ref for each in registry.find()] == ["alice/dog:1"]
     assert registry.query("SELECT ref FROM concepts").to_pylist() == [{"ref": "alice/dog:1"}]
     # So does a handle whose folder was made again behind its back.
     reader = other(registry)
     assert len(reader.find()) == 1
-    registry.push("alice/cat", mask_of(2))
+    registry.push("alice/cat", mask_of(2), scope="prompt")
     registry._session.copy.forget()
     assert len(registry.find()) == len(reader.find()) == 2
     held.close()

@@ -27,7 +27,7 @@ def registry(tmp_path: Path) -> Registry:
 def test_commits_that_vanished_from_the_log_are_told_by_whoever_had_read_them(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.find()
     assert registry.check().ok
     shutil.rmtree(tmp_path / "registry" / "log")
@@ -41,9 +41,9 @@ def test_commits_that_vanished_from_the_log_are_told_by_whoever_had_read_them(
 def test_an_older_copy_in_the_place_of_a_registry_is_told(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     shutil.copytree(tmp_path / "registry", tmp_path / "backup")
-    registry.push("alice/cat", mask_of(2))
+    registry.push("alice/cat", mask_of(2), scope="prompt")
     registry.find()
     shutil.rmtree(tmp_path / "registry")
     (tmp_path / "backup").rename(tmp_path / "registry")
@@ -55,12 +55,12 @@ def test_an_older_copy_in_the_place_of_a_registry_is_told(
 
 
 def test_what_was_folded_or_purged_is_not_lost(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
-    registry.push("bob/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     registry.find()
     registry.compact(grace=0)
     assert registry.check().ok
-    registry.push("bob/dog", mask_of(3))
+    registry.push("bob/dog", mask_of(3), scope="prompt")
     registry.compact(grace=0)
     registry.plan_purge(owner="alice").execute()
     assert registry.check(read_data=True).ok
@@ -70,7 +70,7 @@ def test_what_was_folded_or_purged_is_not_lost(registry: Registry) -> None:
     "place", ["quotas/alice/*.json", "aliases/alice/dog/prod/1.json", "bases/*"]
 )
 def test_every_small_document_is_read_too(registry: Registry, tmp_path: Path, place: str) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.alias("alice/dog", "prod")
     registry.set_quota("alice", concepts=5)
     assert registry.check(read_data=True).ok

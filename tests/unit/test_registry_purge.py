@@ -34,7 +34,7 @@ def test_a_rebuild_after_purges_finds_every_concept_that_shared_the_mask(
     registry: Registry, tmp_path: Path
 ) -> None:
     for owner in ("alice", "bob", "carol", "dave"):
-        registry.push(f"{owner}/dog", mask_of(1))
+        registry.push(f"{owner}/dog", mask_of(1), scope="prompt")
     registry.plan_purge(owner="alice").execute()
     registry.plan_purge(owner="bob").execute()
     for folder in ("log", "catalog", "runs"):
@@ -50,12 +50,12 @@ def test_a_rebuild_after_purges_finds_every_concept_that_shared_the_mask(
 def test_a_purge_sweeps_what_killed_writers_left(
     registry: Registry, tmp_path: Path, kind: str, cut: int
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     store = registry._session.store
     (written,) = (store.get(entry.key) for entry in store.list(kind))
     left = tmp_path / "registry" / ".unfinished" / "0123"
     left.write_bytes(written[: len(written) - cut])
-    registry.push("bob/dog", mask_of(2))
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     assert registry.plan_purge(owner="alice").execute().found == 0
     assert not left.exists()
     # Nothing else of alice is there now.
@@ -70,8 +70,8 @@ def test_a_purge_sweeps_what_killed_writers_left(
 
 
 def test_a_search_for_traces_reads_unfinished_files(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", mask_of(1))
-    registry.push("bob/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     registry.compact(grace=0)
     parts = list((tmp_path / "registry" / "runs").glob("*.parquet"))
     left = tmp_path / "registry" / ".unfinished" / "0123"
@@ -101,7 +101,7 @@ def test_a_writer_whose_unfinished_file_was_swept_writes_it_again(registry: Regi
             store.sweep_unfinished(float("inf"))
 
     store.fault = sweep_once
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     assert len(swept) >= 3
     assert registry.check(read_data=True).ok
     assert registry.pull("alice/dog") == mask_of(1)
@@ -120,8 +120,8 @@ def test_one_folder_is_one_registry_however_it_is_spelled(
 def test_a_purge_clears_local_copies_of_every_place_the_registry_was_at(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1), note="alice-secret")
-    registry.push("bob/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), note="alice-secret", scope="prompt")
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     registry.find()
     registry.close()
     (tmp_path / "registry").rename(tmp_path / "moved")
@@ -140,9 +140,9 @@ def test_a_purge_clears_local_copies_of_every_place_the_registry_was_at(
 def test_a_concept_that_a_field_of_provenance_is_named_for_is_derived(
     registry: Registry, parameters: dict[str, object]
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     made = Provenance("tune", parameters=parameters)
-    registry.push("bob/both", mask_of(2), provenance=made)
+    registry.push("bob/both", mask_of(2), provenance=made, scope="prompt")
     assert registry.plan_purge(owner="alice").derived == ("bob/both:1",)
     assert registry.plan_purge(ref="alice/dog").derived == ("bob/both:1",)
     with pytest.raises(ConflictError, match="bob/both:1"):
@@ -158,6 +158,7 @@ def test_readers_that_have_not_seen_a_purge_find_what_others_share(
             f"{owner}/dog",
             ConceptMask.from_indices(TABLE, {TABLE.names[0]: np.arange(200, 256, dtype=np.int32)}),
             scores=scores,
+            scope="prompt",
         )
     readers = [
         Registry.open(registry.url, cache=tmp_path / f"reader-{number}", max_staleness=60)

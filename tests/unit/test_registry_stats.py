@@ -34,9 +34,13 @@ def test_an_empty_registry_has_nothing(registry: Registry) -> None:
 
 def test_sizes_and_savings_are_exact(registry: Registry) -> None:
     one, twin, other = registry.push_many(
-        [("alice/dog", mask_of(9)), ("bob/dog", mask_of(9)), ("bob/cat", mask_of(1000))]
+        [
+            ("alice/dog", mask_of(9), {"scope": "prompt"}),
+            ("bob/dog", mask_of(9), {"scope": "prompt"}),
+            ("bob/cat", mask_of(1000), {"scope": "prompt"}),
+        ]
     )
-    registry.remove(registry.push("carol/gone", mask_of(500)))
+    registry.remove(registry.push("carol/gone", mask_of(500), scope="prompt"))
     found = registry.stats()
     assert (found.owners, found.concepts, found.versions, found.removed) == (2, 3, 3, 1)
     assert found.used_bytes == one.blob_bytes + other.blob_bytes
@@ -64,17 +68,17 @@ def test_a_base_model_says_how_large_it_is(registry: Registry, tmp_path: Path) -
         published_source="demo",
         denoiser=torch.nn.Linear(10, 10),
     )
-    registry.push("alice/dog", mask_of(9), base=base)
-    registry.push("alice/dog", mask_of(10), base=base)
+    registry.push("alice/dog", mask_of(9), base=base, scope="prompt")
+    registry.push("alice/dog", mask_of(10), base=base, scope="prompt")
     assert registry.stats().unet_bytes == 2 * 4 * 110
     assert Registry.open(tmp_path / "registry").base(base.fingerprint).parameters == 110
-    registry.push("alice/other", mask_of(9))
+    registry.push("alice/other", mask_of(9), scope="prompt")
     assert registry.stats().unet_bytes is None
     assert registry.stats().by_base[0].source == "demo"
 
 
 def test_the_store_is_listed_when_asked(registry: Registry, tmp_path: Path) -> None:
-    registry.push("alice/dog", mask_of(9))
+    registry.push("alice/dog", mask_of(9), scope="prompt")
     assert registry.stats().stored == {}
     stored = registry.stats(list_store=True).stored
     assert stored["masks"] == (1, registry.get("alice/dog").blob_bytes)

@@ -35,11 +35,11 @@ def keys(registry: Registry, prefix: str) -> list[str]:
 
 def test_a_sync_is_one_listing_and_the_new_objects(registry: Registry, tmp_path: Path) -> None:
     for number in range(3):
-        registry.push("a/x", mask_of(number))
+        registry.push("a/x", mask_of(number), scope="prompt")
     registry.compact(grace=0)
     reader = Registry.open(registry.url, cache=tmp_path / "reader")
     reader.sync()
-    registry.push("a/x", mask_of(9))
+    registry.push("a/x", mask_of(9), scope="prompt")
     store = reader._session.store
     calls: list[str] = []
     list_, get = store._list, store._get
@@ -55,7 +55,7 @@ def test_a_sync_is_one_listing_and_the_new_objects(registry: Registry, tmp_path:
 def test_several_compactors_make_one_chain(registry: Registry, tmp_path: Path) -> None:
     others = [Registry.open(registry.url, cache=tmp_path / f"c{n}") for n in range(2)]
     for number in range(4):
-        registry.push("a/x", mask_of(number))
+        registry.push("a/x", mask_of(number), scope="prompt")
         others[number % 2].compact()
     assert keys(registry, "catalog/") == [f"catalog/{number:09d}.json" for number in range(1, 5)]
     assert len(keys(registry, "log/")) == 8
@@ -67,7 +67,7 @@ def test_several_compactors_make_one_chain(registry: Registry, tmp_path: Path) -
 
 
 def test_within_the_grace_nothing_folded_is_removed(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     before = keys(registry, "log/")
     report = registry.compact()
     assert (report.manifest, report.removed) == (1, 0)
@@ -76,8 +76,8 @@ def test_within_the_grace_nothing_folded_is_removed(registry: Registry) -> None:
 
 
 def test_prune_waits_a_grace_twice(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
-    registry.push("a/y", mask_of(2))
+    registry.push("a/x", mask_of(1), scope="prompt")
+    registry.push("a/y", mask_of(2), scope="prompt")
     registry.remove("a/x")
     assert registry.plan_prune().versions == ()
     time.sleep(0.3)
@@ -93,11 +93,11 @@ def test_prune_waits_a_grace_twice(registry: Registry) -> None:
         registry.restore("a/x")
     assert len(keys(registry, "masks/")) == 1
     assert registry.check(read_data=True).ok
-    assert registry.push("a/x", mask_of(1)).version == 2
+    assert registry.push("a/x", mask_of(1), scope="prompt").version == 2
 
 
 def test_what_was_condemned_is_restored_as_long_as_its_mask_is_there(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     registry.remove("a/x")
     time.sleep(0.2)
     assert registry.plan_prune(grace=0.2).execute().condemned_versions == ("a/x:1",)
@@ -110,8 +110,8 @@ def test_what_was_condemned_is_restored_as_long_as_its_mask_is_there(registry: R
 
 
 def test_prune_spares_a_blob_that_another_concept_uses(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
-    registry.push("b/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
+    registry.push("b/x", mask_of(1), scope="prompt")
     registry.remove("a/x")
     plan = registry.plan_prune(grace=0)
     assert plan.freed_bytes == 0
@@ -120,12 +120,12 @@ def test_prune_spares_a_blob_that_another_concept_uses(registry: Registry) -> No
 
 
 def test_a_plan_changes_nothing_and_is_looked_at_again(registry: Registry) -> None:
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     registry.remove("a/x")
     plan = registry.plan_prune(grace=0)
     assert len(keys(registry, "masks/")) == 1
     registry.restore("a/x")
-    registry.push("b/x", mask_of(1))
+    registry.push("b/x", mask_of(1), scope="prompt")
     report = plan.execute()
     assert report.deleted == ()
     assert registry.pull("b/x") == mask_of(1)
@@ -135,9 +135,9 @@ def test_a_purge_leaves_no_trace_and_gives_no_number_again(
     registry: Registry, tmp_path: Path
 ) -> None:
     reader = Registry.open(registry.url, cache=tmp_path / "reader")
-    registry.push("alice/dog", mask_of(1), note="alice's dog")
-    registry.push("alice/dog", mask_of(2))
-    registry.push("bob/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), note="alice's dog", scope="prompt")
+    registry.push("alice/dog", mask_of(2), scope="prompt")
+    registry.push("bob/dog", mask_of(1), scope="prompt")
     registry.alias("alice/dog", "prod")
     registry.compact()
     assert len(reader.find()) == 3
@@ -154,19 +154,19 @@ def test_a_purge_leaves_no_trace_and_gives_no_number_again(
             assert b"alice" not in path.read_bytes(), path
     with pytest.raises(NotFoundError, match="nothing of alice"):
         registry.plan_purge(owner="alice")
-    assert registry.push("alice/dog", mask_of(3)).version == 3
+    assert registry.push("alice/dog", mask_of(3), scope="prompt").version == 3
     assert registry.check(read_data=True).ok
 
 
 def test_a_push_after_a_purge_it_has_not_seen_is_kept_under_a_new_number(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/x", mask_of(1))
+    registry.push("alice/x", mask_of(1), scope="prompt")
     other = Registry.open(registry.url, cache=tmp_path / "other")
     for seed in (2, 3):
-        other.push("alice/x", mask_of(seed))
+        other.push("alice/x", mask_of(seed), scope="prompt")
     other.plan_purge(ref="alice/x").execute()
-    pushed = registry.push("alice/x", mask_of(4))
+    pushed = registry.push("alice/x", mask_of(4), scope="prompt")
     assert pushed.version == 4
     for reader in (registry, other):
         assert reader.get("alice/x").version == 4
@@ -174,10 +174,15 @@ def test_a_push_after_a_purge_it_has_not_seen_is_kept_under_a_new_number(
 
 
 def test_a_purge_waits_for_what_was_made_from_the_concept(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     made = Provenance("tune", parents=("alice/dog:1",), parameters={"part_of": ["alice/dog:1"]})
-    registry.push("bob/both", mask_of(2), provenance=made)
-    registry.push("bob/else", mask_of(3), provenance=Provenance("tune", parents=("alice/dogma:1",)))
+    registry.push("bob/both", mask_of(2), provenance=made, scope="prompt")
+    registry.push(
+        "bob/else",
+        mask_of(3),
+        provenance=Provenance("tune", parents=("alice/dogma:1",)),
+        scope="prompt",
+    )
     plan = registry.plan_purge(ref="alice/dog")
     assert plan.derived == ("bob/both:1",)
     with pytest.raises(ConflictError, match="bob/both:1"):
@@ -188,8 +193,8 @@ def test_a_purge_waits_for_what_was_made_from_the_concept(registry: Registry) ->
 
 
 def test_a_purge_takes_a_whole_concept_or_owner(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
-    registry.push("alice/cat", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("alice/cat", mask_of(2), scope="prompt")
     with pytest.raises(UsageError, match="whole concept"):
         registry.plan_purge(ref="alice/dog:1")
     with pytest.raises(UsageError, match="either owner= or ref="):
@@ -201,7 +206,7 @@ def test_a_purge_takes_a_whole_concept_or_owner(registry: Registry) -> None:
 def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
     url = f"memory://cache-{tmp_path.name}"
     registry = Registry.create(url, cache=tmp_path)
-    pushed = [registry.push(f"a/c{number}", mask_of(number)) for number in range(3)]
+    pushed = [registry.push(f"a/c{number}", mask_of(number), scope="prompt") for number in range(3)]
     for concept in pushed:
         registry.pull(concept)
     cached = registry.cached_blobs()
@@ -222,7 +227,7 @@ def test_the_blob_cache_is_verified_and_bounded(tmp_path: Path) -> None:
 def test_the_blob_cache_keeps_its_bound_after_every_write(tmp_path: Path) -> None:
     url = f"memory://bound-{tmp_path.name}"
     registry = Registry.create(url, cache=tmp_path)
-    items = [(f"a/c{number}", mask_of(number)) for number in range(24)]
+    items = [(f"a/c{number}", mask_of(number), {"scope": "prompt"}) for number in range(24)]
     pushed = registry.push_many(items)
     size = max(concept.blob_bytes for concept in pushed)
     for limit in (size, 5 * size, 12 * size):
@@ -245,7 +250,9 @@ def test_a_blob_cache_with_room_is_listed_seldom(
 ) -> None:
     url = f"memory://room-{tmp_path.name}"
     registry = Registry.create(url, cache=tmp_path)
-    pushed = registry.push_many([(f"a/c{number}", mask_of(number)) for number in range(24)])
+    pushed = registry.push_many(
+        [(f"a/c{number}", mask_of(number), {"scope": "prompt"}) for number in range(24)]
+    )
     cache = MaskFiles(open_store(url), tmp_path / "room", limit=10**9)
     listings = []
     listed = cache.list
@@ -259,7 +266,9 @@ def test_a_blob_cache_with_room_is_listed_seldom(
 def test_the_catalogue_is_written_for_other_engines(
     registry: Registry, tmp_path: Path, form: str
 ) -> None:
-    registry.push_many([("a/x", mask_of(1)), ("a/y", mask_of(2))])
+    registry.push_many(
+        [("a/x", mask_of(1), {"scope": "prompt"}), ("a/y", mask_of(2), {"scope": "prompt"})]
+    )
     registry.alias("a/x", "prod")
     target = str(tmp_path / f"catalogue.{form}")
     if form == "delta":
@@ -307,7 +316,7 @@ def test_a_registry_of_format_1_is_refused_with_the_way_out(tmp_path: Path) -> N
 def test_a_place_with_what_is_left_of_a_registry_is_no_place_for_a_new_one(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("a/x", mask_of(1))
+    registry.push("a/x", mask_of(1), scope="prompt")
     (tmp_path / "registry" / "cones.json").unlink()
     with pytest.raises(ConflictError, match=r"Put cones.json back"):
         Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
@@ -317,7 +326,7 @@ def test_history_says_who_did_what_and_a_purge_leaves_an_opaque_line(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONES_ACTOR", "ann")
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.alias("alice/dog", "prod")
     monkeypatch.setenv("CONES_ACTOR", "ben")
     registry.set_quota("alice", concepts=3)
@@ -336,8 +345,8 @@ def test_history_says_who_did_what_and_a_purge_leaves_an_opaque_line(
 
 
 def test_history_survives_folds_and_forgets_the_purged(registry: Registry) -> None:
-    registry.push("alice/dog", mask_of(1))
-    registry.push("bob/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     registry.set_quota("alice", bytes=10**6)
     registry.compact(grace=0)
     registry.alias("bob/dog", "prod")
@@ -364,8 +373,8 @@ def test_history_survives_folds_and_forgets_the_purged(registry: Registry) -> No
 
 def test_one_ref_on_a_cold_machine_needs_no_catalogue(registry: Registry, tmp_path: Path) -> None:
     for number in range(3):
-        registry.push("alice/dog", mask_of(number))
-    registry.push("bob/dog", mask_of(9))
+        registry.push("alice/dog", mask_of(number), scope="prompt")
+    registry.push("bob/dog", mask_of(9), scope="prompt")
     registry.alias("alice/dog:1", "prod")
     registry.remove("alice/dog:3")
     registry.compact(grace=0)

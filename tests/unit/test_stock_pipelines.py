@@ -190,7 +190,12 @@ def test_what_cannot_be_served_is_refused_and_nothing_stays(
     pipeline: Any, registry: Registry, random_mask: MakeMask, tiny_base: BaseModel
 ) -> None:
     kind, processors = type(pipeline), dict(pipeline.unet.attn_processors)
-    registry.push("alice/foreign", random_mask(tiny_base.layer_table), base="sha256:" + "0" * 64)
+    registry.push(
+        "alice/foreign",
+        random_mask(tiny_base.layer_table),
+        base="sha256:" + "0" * 64,
+        scope="prompt",
+    )
     with concepts(pipeline, registry):
         for prompt, error in (
             ("a <alice/cat>", NotFoundError),

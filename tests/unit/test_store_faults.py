@@ -166,7 +166,9 @@ def test_under_faults_nothing_acknowledged_is_lost_and_nothing_wrong_returned(
                 case 2 if acknowledged:
                     writer.tag(chance.choice(sorted(acknowledged)), add=["seen"])
                 case _:
-                    concept = writer.push(f"a/c{chance.randrange(3)}", mask_of(number))
+                    concept = writer.push(
+                        f"a/c{chance.randrange(3)}", mask_of(number), scope="prompt"
+                    )
                     assert concept.ref not in acknowledged, "given twice"
                     acknowledged[concept.ref] = number
         except (StoreUnavailableError, CorruptDataError):
