@@ -94,7 +94,7 @@ def fill(registry: Registry, base: BaseModel) -> None:
         token="sks", class_noun=HOSTILE_NOUN, note=HOSTILE_NOTE, tags=("plain",),
     )  # fmt: skip
     for number in range(4):
-        registry.push(f"dora/concept{number}", mask(0.01 * (number + 1)), base=base)
+        registry.push(f"dora/concept{number}", mask(0.01 * (number + 1)), base=base, scope="prompt")
 
 
 HOSTILE = "eve/" + "a-very-long-name-" * 3 + "x"

@@ -54,7 +54,7 @@ def search(folder: Path, count: int) -> dict[str, Any]:
     from cones_registry.serving.service import Service
 
     with Registry.create(folder / "registry", cache=folder / "maker") as made:
-        pushed = made.push("owner0/concept0", mask_of(0))
+        pushed = made.push("owner0/concept0", mask_of(0), scope="prompt")
         made.compact(grace=0)
         rows = synthetic_catalogue.concepts(count, pushed.base, TABLE.neuron_count)
         synthetic_catalogue.publish(made, {"concepts": rows})
@@ -103,7 +103,10 @@ def gallery(folder: Path, count: int) -> dict[str, Any]:
     with Registry.create(folder / "registry", cache=folder / "cache") as registry:
         for start in range(0, count, 1000):
             registry.push_many(
-                [(f"owner{n % 97}/c{n}", masks[n % 16]) for n in range(start, start + 1000)]
+                [
+                    (f"owner{n % 97}/c{n}", masks[n % 16], {"scope": "prompt"})
+                    for n in range(start, start + 1000)
+                ]
             )
         before = peak()
         began = time.perf_counter()
@@ -113,7 +116,7 @@ def gallery(folder: Path, count: int) -> dict[str, Any]:
         ended = time.perf_counter()
         assert (first.concepts, first.deleted) == (count, 0), first
         assert (again.written, again.deleted) == (0, 0), again
-        registry.push("owner5/c5", masks[3])
+        registry.push("owner5/c5", masks[3], scope="prompt")
         changed = write_gallery(registry, folder / "out")
         assert 1 <= changed.written <= 100, changed
     return {

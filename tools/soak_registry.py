@@ -110,7 +110,12 @@ class Worker:
                 return
             owner = f"gone{os.getpid()}-{number}"
             try:
-                registry.push_many([(f"{owner}/a", mask_of(0)), (f"{owner}/b", mask_of(number))])
+                registry.push_many(
+                    [
+                        (f"{owner}/a", mask_of(0), {"scope": "prompt"}),
+                        (f"{owner}/b", mask_of(number), {"scope": "prompt"}),
+                    ]
+                )
                 registry.plan_purge(owner=owner).execute()
                 self.note("purged", owner)
             except (ConflictError, StoreUnavailableError) as error:

@@ -89,13 +89,13 @@ def test_a_folder_marker_in_the_log_is_passed_over(s3_place: Place) -> None:
     import s3fs
 
     registry = Registry.create(s3_place.url, **s3_place.options)
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     client = s3fs.S3FileSystem(**s3_place.options, skip_instance_cache=True)
     bucket, _, root = s3_place.url.removeprefix("s3://").partition("/")
     for folder in ("log", "quotas", "catalog", "runs", "versions/alice", "masks"):
         client.call_s3("put_object", Bucket=bucket, Key=f"{root}/{folder}/", Body=b"")
     other = Registry.open(s3_place.url, **s3_place.options)
-    assert other.push("alice/dog", mask_of(2)).version == 2
+    assert other.push("alice/dog", mask_of(2), scope="prompt").version == 2
     other.set_quota("alice", concepts=5)
     other.compact(grace=0)
     other.plan_prune(grace=0).execute()
@@ -110,7 +110,7 @@ def test_a_purge_says_that_a_versioned_bucket_keeps_what_it_deletes(
     import s3fs
 
     registry = Registry.create(moto_place.url, **moto_place.options)
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     plan = registry.plan_purge(owner="alice")
     assert plan.kept_by_store == ""
     client = s3fs.S3FileSystem(**moto_place.options, skip_instance_cache=True)

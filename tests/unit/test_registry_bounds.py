@@ -51,7 +51,7 @@ def watched(tmp_path: Path, *archive: Path) -> tuple[str, int]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
-    registry.push("alice/dog", MASK)
+    registry.push("alice/dog", MASK, scope="prompt")
     return registry
 
 
@@ -96,7 +96,7 @@ def test_a_commit_of_nothing_a_million_times_is_refused_in_little_memory(
 
 def test_commas_in_a_note_are_no_values(registry: Registry) -> None:
     assert count_values(b'["' + b"," * 99 + b'\\"{[", 1]', 50) == 2
-    assert registry.push("alice/dog", MASK, note="," * 100_000).version == 2
+    assert registry.push("alice/dog", MASK, note="," * 100_000, scope="prompt").version == 2
     assert len(registry.find()) == 2
 
 

@@ -54,18 +54,18 @@ STRAYS = (
 def test_what_does_not_belong_in_a_registry_is_passed_over(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.set_quota("alice", concepts=5)
     for key in STRAYS:
         path = tmp_path / "registry" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\0\0stray")
     with Registry.open(registry.url, cache=tmp_path / "other") as other:
-        assert other.push("alice/dog", mask_of(2)).version == 2
+        assert other.push("alice/dog", mask_of(2), scope="prompt").version == 2
         other.alias("alice/dog:1", "prod")
         other.compact(grace=0)
         other.plan_prune(grace=0).execute()
-        other.push("bob/cat", mask_of(1))
+        other.push("bob/cat", mask_of(1), scope="prompt")
         other.plan_purge(owner="bob").execute()
         assert other.quota("alice").concepts == 5
         report = other.check(read_data=True)
@@ -88,19 +88,24 @@ class WithWeights:
 def test_a_file_that_names_another_models_fingerprint_does_not_block_that_model(
     registry: Registry, tmp_path: Path
 ) -> None:
-    stranger = registry.push("eve/cat", mask_of(1, OTHER), base=WithWeights.fingerprint)
+    stranger = registry.push(
+        "eve/cat", mask_of(1, OTHER), base=WithWeights.fingerprint, scope="prompt"
+    )
     other = Registry.open(registry.url, cache=tmp_path / "other")
     with pytest.raises(BaseModelMismatchError, match="push with the weights"):
-        other.push("alice/dog", mask_of(1), base=WithWeights.fingerprint)
-    registry.push("alice/dog", mask_of(1), base=WithWeights())
+        other.push("alice/dog", mask_of(1), base=WithWeights.fingerprint, scope="prompt")
+    registry.push("alice/dog", mask_of(1), base=WithWeights(), scope="prompt")
     # From now on the fingerprint alone will do, on handles that were open too.
-    assert other.push("alice/dog", mask_of(2), base=WithWeights.fingerprint).version == 2
+    assert (
+        other.push("alice/dog", mask_of(2), base=WithWeights.fingerprint, scope="prompt").version
+        == 2
+    )
     assert other.base(WithWeights.fingerprint).table == TABLE
     assert other.pull("alice/dog:1") == mask_of(1)
     with pytest.raises(CorruptDataError, match="eve/cat:1"):
         Registry.open(registry.url, cache=tmp_path / "third").pull(stranger.ref)
     with pytest.raises(BaseModelMismatchError, match="knows it from the weights"):
-        other.push("eve/cat", mask_of(3, OTHER), base=WithWeights.fingerprint)
+        other.push("eve/cat", mask_of(3, OTHER), base=WithWeights.fingerprint, scope="prompt")
 
 
 def test_an_archive_does_not_decide_which_hub_model_a_base_is(tmp_path: Path) -> None:
@@ -108,12 +113,12 @@ def test_an_archive_does_not_decide_which_hub_model_a_base_is(tmp_path: Path) ->
         published_source = "eve/other-model"
 
     source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
-    source.push("eve/cat", mask_of(1), base=Elsewhere())
+    source.push("eve/cat", mask_of(1), base=Elsewhere(), scope="prompt")
     source.export_archive(tmp_path / "a.tar.zst")
     registry = Registry.create(tmp_path / "registry", cache=tmp_path / "cache")
     registry.import_archive(tmp_path / "a.tar.zst")
     assert registry.base(WithWeights.fingerprint).source == "eve/other-model"
-    registry.push("alice/dog", mask_of(2), base=WithWeights())
+    registry.push("alice/dog", mask_of(2), base=WithWeights(), scope="prompt")
     assert registry.base(WithWeights.fingerprint).source == "maker/model"
     other = Registry.open(registry.url, cache=tmp_path / "other")
     assert other.base(WithWeights.fingerprint).source == "maker/model"
@@ -123,7 +128,7 @@ def test_a_builder_that_stands_still_blocks_no_other_reader_of_the_machine(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "LOCK_SECONDS", 0.2)
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     child = os.fork()
     if child == 0:
 
@@ -143,7 +148,7 @@ def test_a_builder_that_stands_still_blocks_no_other_reader_of_the_machine(
         reader = Registry.open(registry.url, cache=tmp_path / "cache")
         reader._session.copy._patience = 0.2
         assert [concept.ref for concept in reader.find()] == ["alice/dog:1"]
-        assert reader.push("alice/dog", mask_of(2)).version == 2
+        assert reader.push("alice/dog", mask_of(2), scope="prompt").version == 2
         assert len(reader.find()) == 2
     finally:
         os.kill(child, signal.SIGCONT)
@@ -167,8 +172,8 @@ def pictures(folder: Path) -> set[bytes]:
 def test_a_picture_is_kept_once_and_goes_with_the_last_who_shows_it(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1), previews=[picture(1), picture(2)])
-    registry.push("bob/dog", mask_of(2), previews=[picture(2), picture(3)])
+    registry.push("alice/dog", mask_of(1), previews=[picture(1), picture(2)], scope="prompt")
+    registry.push("bob/dog", mask_of(2), previews=[picture(2), picture(3)], scope="prompt")
     assert pictures(tmp_path) == {picture(1), picture(2), picture(3)}
     assert len(registry.get("bob/dog").previews) == 2
     registry.plan_purge(owner="alice").execute()
@@ -192,21 +197,21 @@ def test_a_push_of_a_mask_that_is_being_deleted_waits_and_is_refused(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletions, "WAIT_SECONDS", 0.0)
-    pushed = registry.push("alice/dog", mask_of(1))
+    pushed = registry.push("alice/dog", mask_of(1), scope="prompt")
     notices, stamp = notice(registry, pushed.blob_digest)
     other = Registry.open(registry.url, cache=tmp_path / "other")
-    other.push("bob/cat", mask_of(2))  # of another mask the notice says nothing
+    other.push("bob/cat", mask_of(2), scope="prompt")  # of another mask the notice says nothing
     with pytest.raises(ConflictError, match="not finished"):
-        other.push("bob/dog", mask_of(1))
+        other.push("bob/dog", mask_of(1), scope="prompt")
     notices.done(stamp)
-    assert other.push("bob/dog", mask_of(1)).mask_digest == mask_of(1).digest
+    assert other.push("bob/dog", mask_of(1), scope="prompt").mask_digest == mask_of(1).digest
     assert Registry.open(registry.url, cache=tmp_path / "third").check(read_data=True).ok
 
 
 def test_a_mask_that_a_deletion_took_is_put_again_by_who_pushes_it(
     registry: Registry, tmp_path: Path
 ) -> None:
-    pushed = registry.push("alice/dog", mask_of(1))
+    pushed = registry.push("alice/dog", mask_of(1), scope="prompt")
     notices, stamp = notice(registry, pushed.blob_digest)
     (path,) = (tmp_path / "registry" / "masks").rglob("*.parquet")
 
@@ -217,7 +222,7 @@ def test_a_mask_that_a_deletion_took_is_put_again_by_who_pushes_it(
     other = Registry.open(registry.url, cache=tmp_path / "other")
     notices.done(stamp)
     other._session.store.fault = deleted_meanwhile
-    other.push("bob/dog", mask_of(1))
+    other.push("bob/dog", mask_of(1), scope="prompt")
     assert path.is_file()
     third = Registry.open(registry.url, cache=tmp_path / "third")
     assert third.pull("bob/dog:1") == mask_of(1)
@@ -242,8 +247,8 @@ def test_what_a_repair_moved_aside_goes_with_the_next_purge(
     registry: Registry, tmp_path: Path
 ) -> None:
     """It cannot be read, so nobody can say whom it speaks of."""
-    registry.push("alice/dog", mask_of(1))
-    registry.push("bob/dog", mask_of(2))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    registry.push("bob/dog", mask_of(2), scope="prompt")
     first = min((tmp_path / "registry" / "log").iterdir())
     first.write_bytes(first.read_bytes()[:-9] + b"alice/dog")
     fresh = Registry.open(registry.url, cache=tmp_path / "other")
