@@ -45,7 +45,8 @@ WRITERS = 8
 TABLE = LayerTable.from_shapes(
     {f"b{n}.attn2.to_{kind}.weight": (640, 768) for n in range(2) for kind in "kv"}
 )
-ROWS = 1_000_000
+ROWS = int(os.environ.get("CONES_BENCH_ROWS", "1000000"))
+"""Concepts of the part `million`; fewer for a trial."""
 
 
 class Bench:
@@ -380,7 +381,7 @@ def million(bench: Bench, folder: Path) -> None:
     """A registry of a million concepts."""
     size, rows = in_children([lambda: synthesize(folder)])[0]
     url = str(folder / "registry")
-    bench.add("runs of 1,000,000 concepts", f"{size / rows:.0f} bytes a row")
+    bench.add(f"runs of {ROWS:,} concepts", f"{size / rows:.0f} bytes a row")
     cold = [fresh_process(COLD, url, str(folder / f"cold{n}")) for n in range(3)]
     bare = [
         fresh_process(BARE, str(folder / "parts" / "*.parquet"), str(folder / f"bare{n}.duckdb"))

@@ -52,7 +52,7 @@ SD1 = LayerTable.from_shapes(
     }
 )
 SMALL = LayerTable.from_shapes({"a.attn2.to_k.weight": (256, 256)})
-CONCEPTS = 100_000
+CONCEPTS = int(os.environ.get("CONES_BENCH_ROWS", "100000"))
 ALIKE = 0.1
 """Jaccard index from which a concept counts as alike; two that have nothing to do come to 0.03."""
 KIN = 40

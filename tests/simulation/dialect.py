@@ -3,7 +3,8 @@
 Answers to the package's own SELECTs come from SQLite, whose database is made in no time: DuckDB
 takes 25 ms to open and milliseconds a statement, and a run asks some hundred questions of a handful
 of rows. Only what the package itself asks is understood: everything else fails loudly. Local copies
-are kept in memory instead of in files, and one of the few masks is encoded and sketched once.
+are kept in memory instead of in files. Bytes that were seen before are not encoded, decoded or
+sketched again: a run has few masks, and several machines read each part of a run.
 ``test_search.py`` shows that runs on DuckDB and files are the same, step for step.
 """
 
@@ -24,9 +25,11 @@ import duckdb
 import pyarrow as pa
 from ulid import ULID
 
+from cones_registry.catalog import runs
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.tables import TABLES
-from cones_registry.registry import drafts
+from cones_registry.digest import sha256_bytes
+from cones_registry.registry import check, drafts, pull
 from cones_registry.resolver.sketch import SketchFormat
 
 
@@ -164,8 +167,8 @@ class Cursor:
 
 @contextlib.contextmanager
 def without_what_takes_time() -> Iterator[None]:
-    """Within the block local copies are in memory and asked through a ``Session``, and a mask is
-    encoded and sketched once."""
+    """Within the block local copies are in memory and asked through a ``Session``, and what makes
+    the same of the same bytes does so once."""
     disk: dict[Path, State] = {}
 
     def open_state(
@@ -195,11 +198,23 @@ def without_what_takes_time() -> Iterator[None]:
         "close": lambda copy: None,
     }
     before = {name: getattr(LocalCopy, name) for name in instead}
-    encode, sketch, extract = drafts.encode_smallest, SketchFormat.sketch, duckdb.extract_statements
     for name, function in instead.items():
         setattr(LocalCopy, name, function)
-    drafts.encode_smallest = lambda mask, ranks=None: _encoded(encode, mask, ranks)
-    SketchFormat.sketch = lambda self, mask: _sketched(sketch, self, mask)  # type: ignore[method-assign]
+    once = (
+        (drafts, "encode_smallest", lambda mask, ranks=None: (mask.digest, ranks is None)),
+        (SketchFormat, "sketch", lambda form, mask: mask.digest),
+        (pull, "decode", sha256_bytes),
+        (check, "decode", sha256_bytes),
+    )
+    others: list[tuple[Any, str, Any]] = [
+        (place, name, getattr(place, name)) for place, name, _ in once
+    ]
+    for place, name, key_of in once:
+        setattr(place, name, _once(getattr(place, name), key_of))
+    others += [(place, "read_part", runs.read_part) for place in (runs, check)]
+    for place in (runs, check):
+        place.read_part = _parts_once(others[-1][2])
+    others.append((duckdb, "extract_statements", duckdb.extract_statements))
     duckdb.extract_statements = statements
     # More threads would only hand each other tables of three lines.
     threads = pa.cpu_count()
@@ -210,25 +225,33 @@ def without_what_takes_time() -> Iterator[None]:
         pa.set_cpu_count(threads)
         for name, function in before.items():
             setattr(LocalCopy, name, function)
-        drafts.encode_smallest, duckdb.extract_statements = encode, extract
-        SketchFormat.sketch = sketch  # type: ignore[method-assign]
+        for place, name, function in others:
+            setattr(place, name, function)
 
 
-_ENCODED: dict[str, Any] = {}
-_SKETCHES: dict[str, bytes] = {}
+_SEEN: dict[tuple[Any, ...], Any] = {}
 
 
-def _encoded(encode: Callable[..., Any], mask: Any, ranks: Any) -> Any:
-    assert ranks is None
-    if mask.digest not in _ENCODED:
-        _ENCODED[mask.digest] = encode(mask, ranks=None)
-    return _ENCODED[mask.digest]
+def _once(function: Callable[..., Any], key_of: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        key = (function.__qualname__, key_of(*arguments, **named))
+        if key not in _SEEN:
+            _SEEN[key] = function(*arguments, **named)
+        return _SEEN[key]
+
+    return call
 
 
-def _sketched(sketch: Callable[..., bytes], form: Any, mask: Any) -> bytes:
-    if mask.digest not in _SKETCHES:
-        _SKETCHES[mask.digest] = sketch(form, mask)
-    return _SKETCHES[mask.digest]
+def _parts_once(read: Callable[..., Iterator[pa.Table]]) -> Callable[..., Iterator[pa.Table]]:
+    def call(table: Any, part: Any, data: bytes, *, to_rewrite: bool = False) -> Iterator[pa.Table]:
+        key = (table.name, part, sha256_bytes(data), to_rewrite)
+        if key not in _SEEN:
+            if len(_SEEN) > 10_000:
+                _SEEN.clear()
+            _SEEN[key] = list(read(table, part, data, to_rewrite=to_rewrite))
+        return iter(_SEEN[key])
+
+    return call
 
 
 def statements(sql: str) -> list[Any]:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import search
 
-SEEDS = int(os.environ.get("CONES_SEEDS", "15"))
+SEEDS = int(os.environ.get("CONES_SEEDS", "20"))
 """How many of each profile; `tools/soak --simulate 0 1000` runs a thousand."""
 
 
