@@ -347,7 +347,7 @@ print(json.dumps([seconds, peak / 1024]))
 QUERIES = {
     "point lookup": (
         "SELECT * FROM concepts WHERE owner = ? AND name = ? AND version = 1",
-        ["owner4321", "concept654321"],
+        [f"owner{654_321 % ROWS % 5000}", f"concept{654_321 % ROWS}"],
         1,
     ),
     "owner": ("SELECT * FROM concepts WHERE owner = ?", ["owner77"], ROWS // 5000),
