@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from cones_registry.mask import ConceptMask
     from cones_registry.record import Concept, Provenance
 
-LONGEST_BAR: Final = 300
+LONGEST_BAR: Final = 200
+_LETTER: Final = 6.5  # width of one in a bar's label, which is 11 high
+_AFTER_BAR: Final = 60
 _BAR_STEP: Final = 18
 _LONGEST_TEXT: Final = 500
 
@@ -64,9 +66,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Density per layer as bars. ``height``: of the whole drawing."""
+    """Density per layer as bars.
+
+    Attributes:
+        rows: one bar for each layer.
+        left: where bars begin, right of the labels.
+        width: of the whole drawing.
+        height: of the whole drawing.
+        longest: density that the longest bar stands for.
+    """
 
     rows: tuple[Bar, ...]
+    left: int
+    width: int
     height: int
     longest: str
 
@@ -122,7 +134,9 @@ def density_bars(mask: ConceptMask) -> Bars:
         )
         for number, (name, density) in enumerate(shares.items())
     )
-    return Bars(rows, len(rows) * _BAR_STEP, share(longest))
+    left = round(_LETTER * max((len(row.label) for row in rows), default=0)) + 8
+    width = left + LONGEST_BAR + _AFTER_BAR
+    return Bars(rows, left, width, len(rows) * _BAR_STEP, share(longest))
 
 
 def provenance_facts(provenance: Provenance | None) -> tuple[tuple[str, str], ...]:
