@@ -80,7 +80,10 @@ def whole(table: str, rows: pa.Table) -> pa.Table:
 
 
 def publish(registry: Registry, rows: Mapping[str, Iterable[pa.Table]]) -> Manifest:
-    """Let these rows be the whole catalogue of a registry whose log is folded."""
+    """Let these rows be the whole catalogue of a registry whose log is folded.
+
+    No commit says them: they are seen by machines that have no local copy yet.
+    """
     session = registry._session
     registry.compact(grace=0)
     state = session.fresh_now()
