@@ -25,7 +25,7 @@ from cones_registry.demo.subjects import SUBJECTS
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--count", default=32, show_default=True, help="Pictures a row.")
+@click.option("--count", default=30, show_default=True, help="Pictures a row.")
 @click.option("--method", default="gates", show_default=True, help="Or quick-gates.")
 @click.option("--steps", type=int, help="Of learning; the method's own if not given.")
 @click.option("--alone/--company", default=True, help="Whether subjects are learnt alone.")

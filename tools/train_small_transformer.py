@@ -447,7 +447,7 @@ def export(work: Path, folder: Path) -> None:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5
         ),
     ).save_pretrained(folder)
-    defaults = json.dumps({"steps": 20, "guidance_scale": 1.5}) + "\n"
+    defaults = json.dumps({"steps": 12, "guidance_scale": 1.5}) + "\n"
     (folder / "generation_defaults.json").write_text(defaults, encoding="utf-8")
 
 
