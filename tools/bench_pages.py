@@ -102,11 +102,9 @@ def gallery(folder: Path, count: int) -> dict[str, Any]:
     masks = [mask_of(number) for number in range(16)]
     with Registry.create(folder / "registry", cache=folder / "cache") as registry:
         for start in range(0, count, 1000):
+            numbers = range(start, min(start + 1000, count))
             registry.push_many(
-                [
-                    (f"owner{n % 97}/c{n}", masks[n % 16], {"scope": "prompt"})
-                    for n in range(start, start + 1000)
-                ]
+                [(f"owner{n % 97}/c{n}", masks[n % 16], {"scope": "prompt"}) for n in numbers]
             )
         before = peak()
         began = time.perf_counter()

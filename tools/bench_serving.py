@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import generation_models as models
 import httpx
 import measured
+from diffusers.utils import logging as diffusers_logging
 from generation_phases import LORA_RANK, keep_lora
 
 from cones_registry.generation import read_recipe
@@ -157,6 +158,7 @@ def weight(process: int) -> float:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every way, in turns; then the long run."""
+    diffusers_logging.set_verbosity_error()
     base = models.load("demo", 0)
     found: dict[str, Any] = {way: {"rates": [], "seconds": []} for way in WAYS}
     with tempfile.TemporaryDirectory() as name:
@@ -245,8 +247,8 @@ def page(record: dict[str, Any]) -> str:
 def main() -> int:
     """Run, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--requests", type=int, default=128, help="of a turn of many clients")
-    parser.add_argument("--steps", type=int, default=10, help="of each picture")
+    parser.add_argument("--requests", type=int, default=96, help="of a turn of many clients")
+    parser.add_argument("--steps", type=int, default=4, help="of each picture")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--long", type=int, default=10_000, help="requests of the long run")
     parser.add_argument("--write", action="store_true", help="keep tools/results/serving.*")

@@ -32,6 +32,7 @@ from cones_registry.pages.views import ConceptView, history_line, newest, proven
 from cones_registry.quantities import counted
 
 if TYPE_CHECKING:
+    from cones_registry.catalog.history import Happening
     from cones_registry.record import Concept
     from cones_registry.registry import Registry
 
@@ -112,6 +113,7 @@ class _Gallery:
         self._similar = similar
         self._on_progress = on_progress
         self._shown: frozenset[str] = frozenset()
+        self._history: tuple[str, dict[str, list[Happening]]] = "", {}
         # Templates and style are part of what a page is made from.
         sources = sorted((FOLDER / "templates").glob("*.html"))
         self._look = sha256_bytes(b"".join(path.read_bytes() for path in [*sources, STYLE]))
@@ -191,17 +193,24 @@ class _Gallery:
                 concept=view(concept, mask=self._registry.pull(concept.ref)),
                 versions=[view(version) for version in versions],
                 provenance=provenance_facts(concept.provenance),
-                history=[
-                    history_line(each)
-                    for each in self._registry.history(
-                        f"{concept.owner}/{concept.name}", limit=_CHANGES
-                    )
-                ],
+                history=[history_line(each) for each in self._changes(concept)],
                 similar=[view(each) for each in alike],
             )
             leads_to = [_concept_file(each.owner, each.name) for each in alike]
             self._folder.put(path, text.encode(), made_from=made_from, leads_to=leads_to)
         return card
+
+    def _changes(self, concept: Concept) -> list[Happening]:
+        """The newest changes of a concept. Those of an owner are read once, as concepts come by."""
+        owner, by_name = self._history
+        if owner != concept.owner:
+            by_name = {}
+            for each in self._registry.history(owner=concept.owner):
+                lines = by_name.setdefault(each.name, [])
+                if len(lines) < _CHANGES:
+                    lines.append(each)
+            self._history = concept.owner, by_name
+        return by_name.get(concept.name, [])
 
     def _most_alike(self, concept: Concept) -> list[Concept]:
         """The newest versions of concepts that are most like this one and shown as well."""

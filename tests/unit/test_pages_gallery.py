@@ -74,6 +74,27 @@ def test_every_concept_has_a_card_and_a_page_and_every_link_leads_somewhere(
     assert "2" in dog and "bob/cat" in dog
 
 
+def test_a_page_tells_the_changes_of_its_own_concept_alone(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for number, ref in enumerate(("alice/a", "alice/b", "bob/a")):
+        registry.push(ref, mask_of(number), scope="prompt")
+    registry.alias("alice/b:1", "prod")
+    registry.tag("alice/a", add=["sea"])
+    write_gallery(registry, tmp_path / "out")
+    told = {
+        path.relative_to(tmp_path / "out/concepts").as_posix(): {
+            kind for kind in ("push", "alias", "tag") if f"{kind} of version 1" in page.words
+        }
+        for path, page in pages_below(tmp_path / "out/concepts").items()
+    }
+    assert told == {
+        "alice/a.html": {"push", "tag"},
+        "alice/b.html": {"push", "alias"},
+        "bob/a.html": {"push"},
+    }
+
+
 def test_hostile_notes_tags_and_words_are_shown_as_text(registry: Registry, tmp_path: Path) -> None:
     registry.push(
         "eve/x", mask_of(0), note=HOSTILE, token="sks", class_noun=HOSTILE, scope="prompt"
