@@ -14,7 +14,7 @@ import contextlib
 import datetime
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -155,7 +155,10 @@ class PurgePlan:
         notice, since = session.clock.next(), Stopwatch()
         session.notices.write(notice, self.blobs, purge=True)
         # Only now, with the notice in place: who uses one of them from here on sees it.
-        used = _used_by_others(session.fresh_now(), self.blobs, self.owner, self.name)
+        # What the owner pushed since the plan is not purged by it, and needs its bytes.
+        state = session.fresh_now()
+        used = _used_by_others(state, self.blobs, self.owner, self.name, self.names)
+        shown = _pictures_of_others(state, set(self.previews), self.owner, self.name, self.names)
         removed = {digest: size for digest, size in self.blobs.items() if digest not in used}
         names = {
             name_digest(session.registry_id, self.owner, name): highest
@@ -169,7 +172,9 @@ class PurgePlan:
         session.forget_other_copies()
         session.notices.require_in_time(notice, since)
         store.delete_many(keys.mask_key(digest) for digest in removed)
-        store.delete_many(keys.preview_key(digest) for digest in self.previews)
+        store.delete_many(
+            keys.preview_key(digest) for digest in self.previews if digest not in shown
+        )
         store.delete_many(self.records)
         # What a repair moved aside cannot be read, so it may speak of anybody.
         store.delete_many(entry.key for entry in store.list("aside/"))
@@ -307,21 +312,30 @@ def plan_purge(session: Session, owner: str | None, ref: Ref | None) -> PurgePla
 
 
 def _used_by_others(
-    state: State, masks: Sequence[Digest] | dict[Digest, int], owner: str, name: str | None
+    state: State,
+    masks: Sequence[Digest] | dict[Digest, int],
+    owner: str,
+    name: str | None,
+    highest: Mapping[str, int] | None = None,
 ) -> set[Digest]:
-    """Those of some masks that versions of others have, unless those are pruned."""
+    """Those of some masks that versions of others have, unless those are pruned; with `highest`
+    (concept name -> version) newer versions of the owner's are others too."""
     if not masks:
         return set()
     condition, params = any_of(("blob_digest",), [(digest,) for digest in masks])
     return {
         version.record.blob_digest
         for version in versions_where(state, f"NOT pruned AND {condition}", params)
-        if not _concerns(version, owner, name)
+        if not _concerns(version, owner, name, highest)
     }
 
 
 def _pictures_of_others(
-    state: State, pictures: set[Digest], owner: str, name: str | None
+    state: State,
+    pictures: set[Digest],
+    owner: str,
+    name: str | None,
+    highest: Mapping[str, int] | None = None,
 ) -> set[Digest]:
     if not pictures:
         return set()
@@ -329,13 +343,20 @@ def _pictures_of_others(
     return {
         digest
         for version in rows
-        if not _concerns(version, owner, name)
+        if not _concerns(version, owner, name, highest)
         for digest in version.record.previews
     }
 
 
-def _concerns(version: Version, owner: str, name: str | None) -> bool:
-    return version.record.owner == owner and name in (None, version.record.name)
+def _concerns(
+    version: Version, owner: str, name: str | None, highest: Mapping[str, int] | None = None
+) -> bool:
+    record = version.record
+    return (
+        record.owner == owner
+        and name in (None, record.name)
+        and (highest is None or record.version <= highest.get(record.name, 0))
+    )
 
 
 # -- where a purged owner or concept could still be named -----------------------------------------

@@ -95,6 +95,20 @@ def test_an_equal_mask_pushed_since_a_purge_was_planned_stays(world: World) -> N
     whole(world, {"bob/dog:1": 1})
 
 
+def test_what_the_owner_pushed_since_its_purge_was_planned_is_whole_until_the_next(
+    world: World,
+) -> None:
+    a, b = world.machine("A"), world.machine("B")
+    push(a, "alice/dog", 1)
+    plan = a.do(lambda r: r.plan_purge(owner="alice"))
+    push(b, "alice/dog", 1)
+    with pytest.raises(ConflictError, match="written again"):
+        a.do(lambda r: plan.execute())
+    whole(world, {"alice/dog:2": 1})
+    a.do(lambda r: r.plan_purge(owner="alice").execute())
+    whole(world, {}, "G")
+
+
 def test_an_equal_mask_pushed_while_its_owner_is_purged_stays(world: World) -> None:
     """Bob's push has found the mask and stands just before its commit while alice is purged."""
     a, b = world.machine("A"), world.machine("B")
