@@ -85,6 +85,7 @@ def show_record(output: Output, concept: Concept) -> None:
         "base": concept.base,
         "mask": concept.mask_digest,
         "blob": concept.blob_digest,
+        "previews": ", ".join(concept.previews) + " (--open shows them)" * bool(concept.previews),
     }
     if provenance is not None:
         fields["method"] = provenance.method

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from cones_registry.errors import NotFoundError, StoreUnavailableError, UsageError
+from cones_registry.errors import ConesError, NotFoundError, StoreUnavailableError, UsageError
 from cones_registry.quantities import share, size
 from cones_registry.seed import MAX_SEED
 
@@ -26,6 +26,8 @@ from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
+    from cones_registry.base_model import BaseModel
+    from cones_registry.extraction import Extraction
     from cones_registry.extraction.settings import Projections
     from cones_registry.record import Scope
 
@@ -97,6 +99,13 @@ _OF_BOTH = ("source", "out", "subjects", "devices", "dtype")
     help="Pixels on a side to learn at; the base model's own size if not given.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what memory learning would take.")
+@click.option(
+    "--previews",
+    type=click.IntRange(min=0, max=4),
+    default=1,
+    show_default=True,
+    help="Pictures of the concept, drawn and kept with it by --push; 0 for none.",
+)
 @click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
 @click.option("--note", default="", help="Free text kept with the concept.")
 @run_options
@@ -121,6 +130,7 @@ def command(
     projections: Projections,
     side: int | None,
     dry_run: bool,
+    previews: int,
     tags: tuple[str, ...],
     note: str,
     keep_going: bool,
@@ -219,7 +229,14 @@ def command(
     )
     scores = extraction.scores if keep_scores else None
     if registry is not None and ref is not None:
-        concept = registry.push(ref, extraction, tags=tags, note=note, scores=scores)
+        concept = registry.push(
+            ref,
+            extraction,
+            tags=tags,
+            note=note,
+            scores=scores,
+            previews=_previews(session, base, ref, extraction, previews),
+        )
         output.line(concept.ref)
         output.message(f"pushed {concept.ref}, {size(concept.blob_bytes)}")
         warn_of_duplicates(session, registry, concept, extraction.mask)
@@ -231,6 +248,35 @@ def command(
         ranks = None if scores is None else ranks_of(extraction.mask, scores)
         save_file(extraction.mask, out, footer=record, ranks=ranks)
         output.line(out)
+
+
+def _previews(
+    session: Session, base: BaseModel, ref: str, extraction: Extraction, count: int
+) -> tuple[bytes, ...]:
+    """``count`` pictures of the concept, fewer where some fail: it is kept all the same."""
+    if count == 0:
+        return ()
+    from cones_registry.generation.concept_preview import Learnt, draw_previews
+
+    learnt = Learnt(
+        ref,
+        extraction.mask,
+        extraction.scope,
+        extraction.token,
+        extraction.class_noun,
+        extraction.provenance,
+    )
+    try:
+        drawn = draw_previews(base, learnt, count)
+    except ConesError as error:
+        session.output.message(f"no preview is kept: {error}")
+        return ()
+    if len(drawn) < count:
+        session.output.message(
+            f"{count - len(drawn)} of {count} previews failed and are not kept: the base model "
+            "gave no picture (cones doctor --base)"
+        )
+    return drawn
 
 
 def _given() -> dict[str, str]:

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 @click.option("--scope", type=click.Choice(["subject", "prompt"]), help="Where the mask acts.")
 @click.option("--token", help="The word that names the subject in prompts.")
 @click.option("--class-noun", help="What the subject is one of.")
+@click.option(
+    "--preview",
+    "pictures",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    multiple=True,
+    metavar="PICTURE",
+    help="A picture of it, kept with it at up to 512 pixels a side; repeatable, four at most.",
+)
 @click.option("--tag", "tags", multiple=True, help="For search; repeatable.")
 @click.option("--note", help="Free text kept with the concept.")
 def command(
@@ -37,6 +45,7 @@ def command(
     scope: Scope | None,
     token: str | None,
     class_noun: str | None,
+    pictures: tuple[Path, ...],
     tags: tuple[str, ...],
     note: str | None,
 ) -> None:
@@ -77,12 +86,21 @@ def command(
         note=kept.get("note", "") if note is None else note,
         provenance=None if provenance is None else Provenance.from_json(provenance),
         scores=read_ranks(data),
+        previews=_previews(pictures),
     )
     session.output.line(concept.ref)
     session.output.message(
         f"pushed {concept.ref}: {concept.neuron_count:,} neurons, {size(concept.blob_bytes)}"
     )
     warn_of_duplicates(session, registry, concept, mask)
+
+
+def _previews(pictures: tuple[Path, ...]) -> list[bytes]:
+    if not pictures:
+        return []
+    from cones_registry.generation.concept_preview import preview_of_file
+
+    return [preview_of_file(each.read_bytes(), str(each)) for each in pictures]
 
 
 def _base(source: str) -> Any:

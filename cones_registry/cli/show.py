@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cones_registry.errors import ConesError
+from cones_registry.errors import ConesError, NotFoundError, UsageError
 
 from .concepts import show_record
 from .session import Session
 from .verb import verb
 
 if TYPE_CHECKING:
+    from cones_registry.record import Concept
+    from cones_registry.registry import Registry
+
     from .recipes import Recipe
 
 PICTURES = (".png", ".webp")
@@ -21,18 +25,39 @@ PICTURES = (".png", ".webp")
 
 @verb(reads=True)
 @click.argument("ref", metavar="REF|PICTURE")
-def command(session: Session, ref: str) -> None:
+@click.option("--open", "opened", is_flag=True, help="Open the concept's previews for looking at.")
+def command(session: Session, ref: str, opened: bool) -> None:
     """Show everything kept about the concept REF, or how PICTURE was made.
 
     PICTURE is a PNG or WebP file of `cones generate` or `cones batch`, here or at a URL: its recipe
     is inside it.
     """
     if Path(ref).suffix.lower() in PICTURES:
+        if opened:
+            raise UsageError(f"--open is for a concept's previews, and {ref} is a picture itself")
         from .recipes import Recipe
 
         _show_recipe(session, Recipe.parse(_recipe(ref, session)))
         return
-    show_record(session.output, session.open(read_only=True).get(ref))
+    registry = session.open(read_only=True)
+    concept = registry.get(ref)
+    show_record(session.output, concept)
+    if opened:
+        _open_previews(session, registry, concept)
+
+
+def _open_previews(session: Session, registry: Registry, concept: Concept) -> None:
+    """Write the previews of a concept beside each other, and open them in the system's viewer."""
+    if not concept.previews:
+        raise NotFoundError(
+            f"{concept.ref} has no preview. Push it with one: cones push REF FILE --preview PICTURE"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="cones-previews-"))
+    for number, digest in enumerate(concept.previews, start=1):
+        file = folder / f"{concept.owner}-{concept.name}-{concept.version}-{number}.webp"
+        file.write_bytes(registry.preview(digest))
+        session.output.message(str(file))
+        click.launch(str(file))
 
 
 def _recipe(picture: str, session: Session) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECIPE_FORMAT = "cones recipe 1"
 FORMATS = ("png", "webp")
 _KEY = "cones"
-_IMAGE_DESCRIPTION = 0x010E  # Exif tag; WebP has no text chunks
+EXIF_TAG = 0x010E  # "image description": WebP has no text chunks
 
 
 def recipe_of(
@@ -102,7 +102,7 @@ def encode_picture(image: Image, recipe: Mapping[str, Any], *, format: str = "pn
         from PIL import Image as pillow
 
         exif = pillow.Exif()
-        exif[_IMAGE_DESCRIPTION] = text
+        exif[EXIF_TAG] = text
         image.save(buffer, "WEBP", lossless=True, exif=exif)
     else:
         raise UsageError(f"unknown picture format {format!r}. Expected {' or '.join(FORMATS)}")
@@ -128,7 +128,7 @@ def read_recipe(source: bytes | str | Path) -> dict[str, Any]:
         raise CorruptDataError(f"{name} is no readable picture: {error}") from error
     with opened(data, name, unpack=False) as image:
         try:
-            text = image.info.get(_KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+            text = image.info.get(_KEY) or image.getexif().get(EXIF_TAG)
         except Exception as error:  # Exif data as odd as other programs write it
             raise CorruptDataError(f"the recipe in {name} cannot be read: {error}") from error
     if not text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cones_registry import cli
 from cones_registry.codec import load_file
+from cones_registry.generation import read_recipe
 from cones_registry.registry import Registry
 from cones_registry.seed import MAX_SEED
 
@@ -144,3 +146,58 @@ def test_a_run_cannot_be_kept_in_a_file(
         for out in (tmp_path / "file", tmp_path / "file" / "run"):
             assert cli.run([*verb, "--base", "none", "--out", str(out)]) == 14
             assert "is a file" in capsys.readouterr().err
+
+
+def test_a_concept_is_kept_with_pictures_of_it(
+    learn: list[str],
+    registry: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cli.run([*learn, "--push", "alice/dog", "--previews", "2"]) == 0
+    opened = Registry.open(registry)
+    concept = opened.get("alice/dog")
+    assert len(concept.previews) == 2
+    files = [opened.preview(digest) for digest in concept.previews]
+    recipes = [read_recipe(each) for each in files]
+    assert [recipe["seed"] for recipe in recipes] == [0, 1]
+    (said,) = recipes[0]["concepts"]
+    assert said["ref"] == f"alice/dog@{concept.mask_digest}"
+    assert all(token in recipes[0]["prompt"] for token in (concept.token or "?", "dog"))
+
+    # The recipe names the very concept, so the picture can be drawn again from it.
+    picture = tmp_path / "kept.webp"
+    picture.write_bytes(files[0])
+    capsys.readouterr()
+    assert cli.run(["show", str(picture)]) == 0
+    assert "cones generate" in capsys.readouterr().out
+
+    seen: list[str] = []
+    monkeypatch.setattr("click.launch", seen.append)
+    assert cli.run(["show", "alice/dog", "--open"]) == 0
+    assert concept.previews[1] in capsys.readouterr().out
+    assert [Path(each).read_bytes() for each in seen] == files
+
+    assert cli.run([*learn, "--push", "alice/plain", "--previews", "0"]) == 0
+    assert opened.get("alice/plain").previews == ()
+    assert cli.run(["show", "alice/plain", "--open"]) == 10
+
+
+def test_a_mask_file_is_pushed_with_any_picture(
+    learn: list[str], registry: Path, tmp_path: Path
+) -> None:
+    mask = tmp_path / "dog.parquet"
+    assert cli.run([*learn, "--out", str(mask)]) == 0
+    picture = tmp_path / "large.jpg"
+    Image.new("RGB", (1200, 600), "red").save(picture)
+    for name in ("alice/dog", "bob/dog"):
+        assert cli.run(["push", name, str(mask), "--preview", str(picture)]) == 0
+    opened = Registry.open(registry)
+    (digest,) = opened.get("alice/dog").previews
+    assert opened.get("bob/dog").previews == (digest,)  # kept once
+    with Image.open(io.BytesIO(opened.preview(digest))) as kept:
+        assert (kept.format, kept.size) == ("WEBP", (512, 256))
+    (tmp_path / "none.png").write_bytes(b"none")
+    wrong = ["push", "alice/dog", str(mask), "--preview", str(tmp_path / "none.png")]
+    assert cli.run(wrong) == 13

@@ -124,7 +124,7 @@ def test_a_bare_mask_must_say_where_it_acts(registry: Registry) -> None:
         with pytest.raises(UsageError, match=r"scope='subject', token=.*scope='prompt'"):
             registry.push_many([item])
     with pytest.raises(UsageError, match="does not say where it acts"):
-        registry.push("alice/dog", mask_of(1), token="sks", scope="prompt")
+        registry.push("alice/dog", mask_of(1), token="sks")
     assert registry.find() == []
 
 
