@@ -446,9 +446,14 @@ def _batch(number: int, url: str) -> dict[str, Any]:
     """How far a batch run is, and its newest pictures."""
     from cones_registry.batch import run_state
 
-    state = run_state(url, newest=_SHOWN_PICTURES)
+    name = url.rstrip("/").rpartition("/")[2]
+    try:
+        state = run_state(url, newest=_SHOWN_PICTURES)
+    except ConesError as error:  # the other runs are shown
+        return {"name": name, "problem": str(error), "pictures": []}
     return {
-        "name": url.rstrip("/").rpartition("/")[2],
+        "name": name,
+        "problem": "",
         "done": state.done,
         "total": state.total,
         "failed": state.failed,
