@@ -8,8 +8,10 @@ judge says what is right. Kept as tools/results/small-transformer.{md,json,png}.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import torch
@@ -38,6 +40,7 @@ def main(
     torch.set_num_threads(1)
     bench = SubjectBench(folder, count)
     before = conditions(bench.base)
+    trained = json.loads((Path(folder) / "training.json").read_text(encoding="utf-8"))
     base_trials = described_trials(count, 1)
     told = draw(bench.generator, base_trials)
     described = score(bench.judge, base_trials, told)
@@ -86,12 +89,22 @@ def main(
         f"`python tools/measure_small_transformer.py FOLDER --write`: {count} pictures a row, "
         f"{method} at the subject's own words, learnt "
         f"{'alone' if alone else 'in company'}, seed {seed}. The base: "
-        "`tools/train_small_transformer.py`, whose curve is in `tools/assets/small-transformer`. "
-        f"Pictures: small-transformer.png.\n\n{said(before)}\n\n" + "\n".join(lines) + "\n"
+        f"`tools/train_small_transformer.py`, {trained['steps']} steps from nothing in "
+        f"{trained['seconds']} seconds of one thread; its weights and curve are kept in "
+        f"`tools/assets/small-transformer`. Pictures: small-transformer.png.\n\n{said(before)}\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     keep(
         "small-transformer",
-        {**before, "method": method, "steps": steps, "count": count, "rows": rows},
+        {
+            **before,
+            "trained": trained,
+            "method": method,
+            "steps": steps,
+            "count": count,
+            "rows": rows,
+        },
         page,
     )
     contact_sheet(strips).save(RESULTS / "small-transformer.png")

@@ -449,6 +449,8 @@ def export(work: Path, folder: Path) -> None:
     ).save_pretrained(folder)
     defaults = json.dumps({"steps": 12, "guidance_scale": 1.5}) + "\n"
     (folder / "generation_defaults.json").write_text(defaults, encoding="utf-8")
+    record = {"steps": training.steps, "seconds": round(training.seconds)}
+    (folder / "training.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 @click.group()
