@@ -9,6 +9,7 @@ import click
 from cones_registry.filters import parse_size
 from cones_registry.quantities import counted, size
 
+from .listing import Listing, format_option, show_listing
 from .session import Session
 from .verb import verb
 
@@ -16,7 +17,8 @@ from .verb import verb
 @verb(registry=False, reads=True)
 @click.argument("action", type=click.Choice(["ls", "prune"]))
 @click.option("--limit", metavar="SIZE", default="0", help="For prune: keep so much, as 500MB.")
-def command(session: Session, action: str, limit: str) -> None:
+@format_option
+def command(session: Session, action: str, limit: str, form: str) -> None:
     """List what was fetched from object stores and kept on this machine, or free the space.
 
     Every registry on this machine shares the cache; what is freed is fetched again when needed.
@@ -34,16 +36,16 @@ def command(session: Session, action: str, limit: str) -> None:
         return
     blobs = cache.list()
     used = [datetime.fromtimestamp(blob.used, UTC).isoformat(timespec="seconds") for blob in blobs]
-    if output.as_json:
-        output.document(
-            [
-                {"digest": blob.digest, "bytes": blob.size, "used": when}
-                for blob, when in zip(blobs, used, strict=True)
-            ]
-        )
+    exact = [(blob.digest, blob.size, when) for blob, when in zip(blobs, used, strict=True)]
+    listing = Listing(
+        ("digest", "bytes", "last used"),
+        [(digest, size(count), when) for digest, count, when in exact],
+        exact,
+        [{"digest": digest, "bytes": count, "used": when} for digest, count, when in exact],
+        [digest for digest, _, _ in exact],
+    )
+    if not show_listing(output, form, listing):
         return
-    rows = [(blob.digest, size(blob.size), when) for blob, when in zip(blobs, used, strict=True)]
-    output.table(("digest", "bytes", "last used"), rows)
     output.message(
         f"{counted(len(blobs), 'mask')}, {size(sum(blob.size for blob in blobs))} in {cache.folder}"
     )

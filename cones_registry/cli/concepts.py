@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cones_registry.quantities import share, size
@@ -52,11 +52,6 @@ def exact(concept: Concept) -> tuple[object, ...]:
 def record(concept: Concept) -> dict[str, Any]:
     """One concept as a JSON object: its fields and its ref."""
     return {"ref": concept.ref, **concept.to_json()}
-
-
-def show_table(output: Output, concepts: Iterable[Concept]) -> None:
-    """The concepts, one row each."""
-    output.table(COLUMNS, [row(concept) for concept in concepts])
 
 
 def show_record(output: Output, concept: Concept) -> None:

@@ -7,7 +7,8 @@ import click
 from cones_registry.filters import order_by, where
 from cones_registry.quantities import counted
 
-from .concepts import COLUMNS, exact, record, show_table
+from .concepts import COLUMNS, exact, record, row
+from .listing import Listing, format_option, show_listing
 from .session import Session
 from .verb import verb
 
@@ -29,14 +30,8 @@ from .verb import verb
     "--sort", metavar="FIELD[:asc|:desc]", help="As size or created:asc; newest first otherwise."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
-@click.option("-q", "--quiet", is_flag=True, help="Refs alone, one a line, for piping.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-)
+@click.option("-q", "--quiet", is_flag=True, help="As --format quiet: refs alone.")
+@format_option
 def command(
     session: Session,
     name: str | None,
@@ -68,14 +63,12 @@ def command(
         limit=limit,
         **order,
     )
-    output = session.output
-    if quiet:
-        for concept in found:
-            output.line(concept.ref)
-    elif output.as_json or form == "json":
-        output.document([record(concept) for concept in found])
-    elif form == "csv":
-        output.csv(COLUMNS, [exact(concept) for concept in found])
-    else:
-        show_table(output, found)
-        output.message(counted(len(found), "concept"))
+    listing = Listing(
+        COLUMNS,
+        map(row, found),
+        map(exact, found),
+        [record(concept) for concept in found] if form == "json" or session.output.as_json else (),
+        (concept.ref for concept in found),
+    )
+    if show_listing(session.output, "quiet" if quiet else form, listing):
+        session.output.message(counted(len(found), "concept"))

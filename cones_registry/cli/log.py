@@ -14,6 +14,7 @@ from cones_registry.errors import ConflictError, StoreUnavailableError
 from cones_registry.filters import parse_age
 from cones_registry.quantities import counted
 
+from .listing import FORMATS, TABLE, Listing, show_listing
 from .session import Session
 from .verb import verb
 
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 @click.option("--since", metavar="AGE|DATE", help="Not older than 7d, or since 2026-11-01.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option(
-    "--format", "form", type=click.Choice(["parquet", "jsonl"]), help="Write them to a file."
+    "--format",
+    "form",
+    type=click.Choice([*FORMATS, "parquet", "jsonl"]),
+    default=TABLE,
+    show_default=True,
+    help="How they are written; parquet and jsonl to a file, with --out.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The file, with --format.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file.")
 def command(
     session: Session,
     ref: str | None,
@@ -38,7 +44,7 @@ def command(
     actor: str | None,
     since: str | None,
     limit: int | None,
-    form: str | None,
+    form: str,
     out: Path | None,
 ) -> None:
     """Say who did what when: of REF, of an owner, or of everything, the newest first.
@@ -46,21 +52,18 @@ def command(
     An actor is what CONES_ACTOR says, else the user and the host. A purge leaves one line that
     names nobody.
     """
-    if (form is None) != (out is None):
-        raise click.UsageError("--format and --out go together")
+    if (form in FORMATS) != (out is None):
+        raise click.UsageError("--format parquet or jsonl and --out go together")
     registry = session.open(read_only=True)
     lines = registry.history(
         ref, owner=owner, actor=actor, since=None if since is None else _moment(since), limit=limit
     )
     output = session.output
-    if form is not None and out is not None:
+    if out is not None:
         if out.exists():
             raise ConflictError(f"{out} is there already. Write elsewhere")
         _write(out, form, lines)
         output.message(f"{counted(len(lines), 'change')}: {out}")
-        return
-    if output.as_json:
-        output.document([line.to_json() for line in lines])
         return
     rows = [
         (
@@ -72,8 +75,15 @@ def command(
         )
         for line in lines
     ]
-    output.table(("when (UTC)", "who", "what", "of", ""), rows)
-    output.message(counted(len(rows), "change"))
+    listing = Listing(
+        ("when (UTC)", "who", "what", "of", "detail"),
+        rows,
+        rows,
+        [line.to_json() for line in lines],
+        [line.ref for line in lines],
+    )
+    if show_listing(output, form, listing):
+        output.message(counted(len(rows), "change"))
 
 
 def _moment(text: str) -> datetime:

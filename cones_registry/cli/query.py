@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .listing import Listing, format_option, show_listing
 from .session import Session
 from .verb import verb
 
@@ -16,14 +17,7 @@ from .verb import verb
 @verb(reads=True)
 @click.argument("sql")
 @click.argument("parameters", nargs=-1, metavar="[PARAMETER]...")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How the rows are written.",
-)
+@format_option
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -46,13 +40,11 @@ def command(
     # By position, for a join of both tables has columns of one name.
     columns = [[_readable(value) for value in column.to_pylist()] for column in table.columns]
     rows = list(zip(*columns, strict=True))
-    if session.output.as_json or form == "json":
-        names = _numbered(table.column_names)
-        session.output.document([dict(zip(names, row, strict=True)) for row in rows])
-    elif form == "csv":
-        session.output.csv(table.column_names, rows)
-    else:
-        session.output.table(table.column_names, rows)
+    names = _numbered(table.column_names)
+    objects = [dict(zip(names, row, strict=True)) for row in rows]
+    first = (row[0] for row in rows)
+    listing = Listing(table.column_names, rows, rows, objects, first)
+    show_listing(session.output, form, listing)
 
 
 def _readable(value: Any) -> Any:

@@ -7,6 +7,7 @@ import click
 from cones_registry.filters import parse_size
 from cones_registry.quantities import counted, size
 
+from .listing import Listing, format_option, show_listing
 from .session import Session
 from .verb import verb
 
@@ -17,8 +18,13 @@ _NONE = "none"
 @click.argument("owner", required=False)
 @click.option("--concepts", metavar="N", help="At most N concepts; none: any number.")
 @click.option("--bytes", "byte_limit", metavar="SIZE", help="At most SIZE, as 2GB; none: any.")
+@format_option
 def command(
-    session: Session, owner: str | None, concepts: str | None, byte_limit: str | None
+    session: Session,
+    owner: str | None,
+    concepts: str | None,
+    byte_limit: str | None,
+    form: str,
 ) -> None:
     """Show the limits of OWNER, or of every owner that has any, and what they keep; or set them.
 
@@ -38,20 +44,16 @@ def command(
         raise click.UsageError("whose limit? Name the owner: cones quota alice --concepts 100")
     quotas = registry.quotas() if owner is None else [registry.quota(owner)]
     used = [registry.usage(quota.owner) for quota in quotas]
-    if output.as_json:
-        output.document(
-            [
-                {
-                    "owner": quota.owner,
-                    "concepts": quota.concepts,
-                    "bytes": quota.bytes,
-                    "used_concepts": names,
-                    "used_bytes": total,
-                }
-                for quota, (names, total) in zip(quotas, used, strict=True)
-            ]
-        )
-        return
+    documents = [
+        {
+            "owner": quota.owner,
+            "concepts": quota.concepts,
+            "bytes": quota.bytes,
+            "used_concepts": names,
+            "used_bytes": total,
+        }
+        for quota, (names, total) in zip(quotas, used, strict=True)
+    ]
     rows = [
         (
             quota.owner,
@@ -62,8 +64,19 @@ def command(
         )
         for quota, (names, total) in zip(quotas, used, strict=True)
     ]
-    output.table(("owner", "concepts", "of", "bytes", "of"), rows)
-    if owner is None:
+    is_for_people = form == "table" and not output.as_json
+    columns = ("owner", "concepts", "of", "bytes", "of")
+    listing = Listing(
+        columns if is_for_people else ("owner", "used_concepts", "concepts", "used_bytes", "bytes"),
+        rows,
+        [
+            (quota.owner, names, quota.concepts, total, quota.bytes)
+            for quota, (names, total) in zip(quotas, used, strict=True)
+        ],
+        documents,
+        [quota.owner for quota in quotas],
+    )
+    if show_listing(output, form, listing) and owner is None:
         output.message(f"{counted(len(rows), 'owner')} with limits")
 
 

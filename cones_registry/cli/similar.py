@@ -6,6 +6,7 @@ import click
 
 from cones_registry.quantities import counted
 
+from .listing import Listing, format_option, show_listing
 from .session import Session
 from .verb import verb
 
@@ -13,7 +14,8 @@ from .verb import verb
 @verb(reads=True)
 @click.argument("ref")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
-def command(session: Session, ref: str, limit: int) -> None:
+@format_option
+def command(session: Session, ref: str, limit: int, form: str) -> None:
     """List the concepts of the same base model that have most neurons in common with REF.
 
     Jaccard is the share of the neurons of both that both shut: 1 for equal masks.
@@ -22,13 +24,15 @@ def command(session: Session, ref: str, limit: int) -> None:
     concept = registry.get(ref)
     found = registry.similar(concept, limit)
     output = session.output
-    if output.as_json:
-        output.document([each.to_json() for each in found])
-        return
-    output.table(
+    listing = Listing(
         ("concept", "Jaccard", "shared neurons"),
         [(each.ref, f"{each.jaccard:.4f}", f"{each.shared_count:,}") for each in found],
+        [(each.ref, each.jaccard, each.shared_count) for each in found],
+        [each.to_json() for each in found],
+        [each.ref for each in found],
     )
+    if not show_listing(output, form, listing):
+        return
     output.message(f"{counted(len(found), 'concept')} like {concept.ref}")
     ((left_out,),) = (
         row.values()
