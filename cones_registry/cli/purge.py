@@ -68,10 +68,5 @@ def command(
         f"removed; read {receipt.scanned_objects:,} objects afterwards and found the names"
         f" {receipt.found} times. Receipt {receipt.id}"
     )
-    if registry.keeps_old_versions:
-        output.message(
-            "this bucket keeps old versions of objects: what was purged is in those until its "
-            "lifecycle rule lets them go. See schema/operating.md"
-        )
     if apply_file is not None:
         output.message(f"{apply_file} still names what was purged: delete it")

@@ -30,7 +30,7 @@ class Finding:
     """One thing that was tried.
 
     Attributes:
-        what: "conditional create", "listing", "clock" or "delete".
+        what: "conditional create", "listing", "clock", "deletion" or "delete".
         ok: whether the store does what a registry needs; None: it could not be tried.
         said: what was seen, and what to do about it.
     """
@@ -69,6 +69,9 @@ def probe(store: Store) -> list[Finding]:
     finally:
         removed = _remove(store, written)
     findings.insert(1, _listing(store, prefix, first in listed, removed))
+    if kept := store.keeps_deleted():
+        said = f"the store keeps {kept}: a purge takes effect when its lifecycle rule lets those go"
+        findings.append(Finding("deletion", None, said))
     findings += (
         []
         if removed

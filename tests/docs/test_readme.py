@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fenced_blocks import Block, blocks, run_block
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN = ("bash", "python")
 # What a block may need that a test cannot have.
 NEEDS = ("cloud",)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One fenced block: its language, what it needs, its text and the line it starts at."""
-
-    language: str
-    needs: str
-    text: str
-    line: int
-
-
-def blocks(text: str) -> list[Block]:
-    return [
-        Block(match[1], match[2].strip(), match[3], text[: match.start()].count("\n") + 1)
-        for match in BLOCK.finditer(text)
-    ]
 
 
 ALL = blocks(README.read_text("utf-8"))
@@ -57,10 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda block: f"line-{block.line}",
 )
 def test_every_block_runs(block: Block, folder: Path) -> None:
-    scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(folder),
         "HF_HUB_OFFLINE": "1",
     }
@@ -69,20 +47,7 @@ def test_every_block_runs(block: Block, folder: Path) -> None:
         environment["CONES_REGISTRY"] = "concepts"
     else:
         environment.pop("CONES_REGISTRY", None)
-    command = {
-        "bash": ["bash", "-euo", "pipefail", "-c", block.text],
-        "python": [sys.executable, "-W", "error", "-c", block.text],
-    }[block.language]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    done = run_block(block, folder, environment)
     assert done.returncode == 0, f"README.md line {block.line}:\n{done.stdout[-4000:]}"
 
 

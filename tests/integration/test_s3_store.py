@@ -78,7 +78,7 @@ def test_of_several_objects_put_at_once_those_taken_stay_and_are_told(place: Pla
 
 def test_a_probe_finds_nothing_wrong_and_leaves_nothing(place: Place) -> None:
     store = store_at(place)
-    assert [(each.what, each.ok) for each in probe(store) if not each.ok] == []
+    assert [each for each in probe(store) if each.ok is False] == []
     assert store.list("") == []
 
 
