@@ -38,6 +38,27 @@ TEST_EXTRAS = (
     "bench",
     "test",
 )
+# The storage side's: what an admin's machine without torch does.
+STORAGE_EXTRAS = ("s3", "gallery")
+STORAGE_TEST_TOOLS = ("pytest", "hypothesis", "jsonschema", "moto[server]", "ministack")
+STORAGE_TESTS = (
+    *("tests/golden", "tests/simulation", "tests/property/test_catalog_runs.py"),
+    *("tests/property/test_codec_hostile.py", "tests/property/test_codec_round_trip.py"),
+    *("tests/property/test_mask_algebra.py", "tests/property/test_registry_model.py"),
+    *("tests/property/test_resolver_counts.py", "tests/integration/test_s3_registry.py"),
+    *("tests/integration/test_s3_store.py", "tests/docs/test_schemas.py"),
+    *(
+        f"tests/unit/test_{name}.py"
+        for name in (
+            *("catalog_chain", "catalog_formats", "catalog_query", "cli_listing", "cli_output"),
+            *("cli_storage", "codec_class", "codec_refusals", "digest", "errors", "filters"),
+            *("foreign_disks", "mask", "pages_gallery", "plan_files", "ranking", "record_field"),
+            *("registry_check", "registry_keys", "registry_purge", "registry_similar"),
+            *("registry_sync", "registry_upkeep", "resolver", "resolver_sketch", "store"),
+            *("store_faults", "store_probe"),
+        )
+    ),
+)
 # What builds the package in place; installed first, so that its version is pinned too.
 BUILD_REQUIREMENTS = ("hatchling",)
 
@@ -70,6 +91,53 @@ def prepare(*extras: str) -> Path:
     _call([*pip, "--no-build-isolation", *tools, "--editable", f"{ROOT}[{published}]"])
     STAMP.write_text(json.dumps({"digest": wanted, "extras": all_extras}), encoding="utf-8")
     return _python()
+
+
+def prepare_storage(version: str) -> Path:
+    """Make sure that `.venv-VERSION` holds the package without torch; return its interpreter.
+
+    version: of Python, as 3.13.
+
+    Raises SystemExit where no such Python is on the machine.
+    """
+    place = ROOT / f".venv-{version}"
+    python = place / "bin" / "python"
+    stamp = place / "cones-environment.json"
+    if python.exists() and stamp.exists() and stamp.read_text("utf-8") == _digest():
+        return python
+    if not python.exists():
+        _say(f"making {place} (once)")
+        _call([_find_python(version), "-m", "venv", str(place)])
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--constraint", str(CONSTRAINTS)]
+    _call([*pip, *BUILD_REQUIREMENTS])
+    package = f"{ROOT}[{','.join(STORAGE_EXTRAS)}]"
+    _call([*pip, "--no-build-isolation", *STORAGE_TEST_TOOLS, "--editable", package])
+    stamp.write_text(_digest(), encoding="utf-8")
+    return python
+
+
+def _find_python(version: str) -> str:
+    """A Python of a version: on the PATH, or one of pyenv's or uv's."""
+    homes = (
+        Path.home() / ".pyenv" / "versions",
+        Path.home() / ".local" / "share" / "uv" / "python",
+    )
+    kept = [path for home in homes for path in home.glob(f"*{version}.*/bin/python{version}")]
+    for candidate in (shutil.which(f"python{version}"), *map(str, sorted(kept))):
+        # pyenv's own commands stand on the PATH for versions that are not chosen too.
+        if candidate and _answers(candidate, version):
+            return candidate
+    _stop(
+        f"no Python {version} is on the PATH, of pyenv or of uv. "
+        f"To get one: pyenv install {version}"
+    )
+
+
+def _answers(candidate: str, version: str) -> bool:
+    script = "import sys; print('{}.{}'.format(*sys.version_info))"
+    done = subprocess.run([candidate, "-c", script], check=False, capture_output=True, text=True)
+    return done.returncode == 0 and done.stdout.strip() == version
 
 
 def dependency_groups() -> dict[str, list[str]]:
