@@ -310,7 +310,10 @@ def in_process(action: str, *arguments: Any) -> Any:
     )
     if done.returncode:
         sys.exit(f"{action} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    answer = done.stdout.splitlines()[-1]
+    # A large size takes long; what was measured of it is not lost with the rest.
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {action}: {answer}\n")
+    return json.loads(answer)
 
 
 def measure(count: int, times: int, where: Path | None) -> dict[str, Any]:
@@ -454,8 +457,8 @@ def main() -> int:
     os.environ["CONES_ACTOR"] = "bench"
     found = kept() if arguments.write else {}
     for size in arguments.sizes:
+        sys.stderr.write(f"{size:,} concepts\n")
         found[size] = measure(size, arguments.folds, arguments.folder)
-        sys.stderr.write(f"{size:,}: {json.dumps(found[size])}\n")
     table = report(found)
     sys.stdout.write(table)
     if arguments.write:
