@@ -87,9 +87,20 @@ def record(mask: ConceptMask, name: str) -> Concept:
     """A record of a mask that no registry has seen."""
     digest = mask.digest
     return Concept(
-        "bench", name, 1, mask.table.digest, digest, digest, 1, len(mask), mask.table.neuron_count,
-        mask.density, "binary", "gap8", "prompt",
-    )  # fmt: skip
+        owner="bench",
+        name=name,
+        version=1,
+        base=mask.table.digest,
+        mask_digest=digest,
+        blob_digest=digest,
+        blob_bytes=1,
+        neuron_count=len(mask),
+        table_neuron_count=mask.table.neuron_count,
+        density=mask.density,
+        precision="binary",
+        layout="gap8",
+        scope="prompt",
+    )
 
 
 # -- union ---------------------------------------------------------------------------------------
