@@ -20,8 +20,9 @@ from ulid import ULID
 from cones_registry.catalog.clock import parse_stamp
 from cones_registry.catalog.documents import seal, unseal
 from cones_registry.catalog.runs import Part, Run, Table
+from cones_registry.catalog.tables import RUN_TABLES
 from cones_registry.digest import Digest, parse_digest, sha256_bytes
-from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
+from cones_registry.errors import CorruptDataError, NewerFormatError, NotFoundError, UsageError
 from cones_registry.store import KeyExistsError, Store
 
 PREFIX: Final = "catalog/"
@@ -36,6 +37,13 @@ _POINTER: Final = re.compile(
     r"log/([0-9A-Z]{26})\.([0-9a-f]{64})\.([0-9A-Z]{26})\.([0-9]{9})\.pointer", re.ASCII
 )
 _SHORT: Final = 16
+_REST: Final = frozenset(("condemned", "purged", "purged_blobs"))
+_FIELDS: Final = frozenset(
+    {
+        *("number", "epoch", "registry", "predecessor", "ancestors", "since", "folded", "latest"),
+        *("tables", "columns", "rest", "maker"),
+    }
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -66,6 +74,7 @@ class Manifest:
         latest: the latest stamp folded.
         tables: name of a table -> its runs, the newest first.
         rest: what else the fold knows, as JSON values.
+        columns: name of a table -> columns that its runs may have.
     """
 
     position: Position
@@ -76,6 +85,17 @@ class Manifest:
     latest: str
     tables: Mapping[str, tuple[Run, ...]]
     rest: dict[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def require_known_columns(self, tables: Mapping[str, Table]) -> None:
+        """``NewerFormatError`` if lines may have columns that this version does not know.
+
+        A line replaces an older one whole, so a fold that does not know a column would lose it.
+        """
+        for name, table in tables.items():
+            unknown = sorted({*self.columns.get(name, ())} - {*table.lines.names})
+            if unknown:
+                raise NewerFormatError.of(f"a column {unknown[0][:100]!a} of {name}")
 
     def descends_from(self, position: Position) -> bool:
         """Whether it is that manifest or came after it."""
@@ -129,6 +149,7 @@ def encode_manifest(
             "folded": sorted(folded),
             "latest": latest,
             "tables": {name: [run.to_json() for run in runs] for name, runs in tables.items()},
+            "columns": {name: table.lines.names for name, table in RUN_TABLES.items()},
             "rest": dict(rest),
             "maker": str(ULID()),
         },
@@ -141,15 +162,22 @@ def decode_manifest(
     """A manifest, checked.
 
     Raises:
+        NewerFormatError: it says something that this version does not know.
         CorruptDataError: it cannot be one, or it is another registry's.
     """
     source = manifest_key(number)
     body = unseal("catalog", data, source)
+    unknown = sorted(body.keys() - _FIELDS)
+    if unknown:
+        raise NewerFormatError.of(f"a manifest with the field {unknown[0][:50]!a} ({source})")
     try:
         if body["number"] != number or body["registry"] != registry_id:
             raise CorruptDataError(
                 f"{source} is manifest {body['number']!r} of registry {body['registry']!r}"
             )
+        more = sorted(body["rest"].keys() - _REST)
+        if more:
+            raise NewerFormatError.of(f"a manifest with {more[0][:50]!a} in its rest ({source})")
         before = body["predecessor"]
         folded, ancestors = body["folded"], body["ancestors"]
         if len(folded) > MAX_FOLDED or len(ancestors) > ANCESTORS:
@@ -166,17 +194,17 @@ def decode_manifest(
             body["latest"] and parse_stamp(body["latest"]),
             {name: _runs(runs, name, tables) for name, runs in body["tables"].items()},
             dict(body["rest"]),
+            {str(name): tuple(map(str, each)) for name, each in body.get("columns", {}).items()},
         )
+    except CorruptDataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CorruptDataError(f"{source} is not a manifest: {error}") from error
 
 
 def _runs(value: Any, name: str, tables: Mapping[str, Table]) -> tuple[Run, ...]:
     if name not in tables:
-        raise CorruptDataError(
-            f"there is a table {name[:100]!a} that this version does not know. A newer one wrote "
-            "it: upgrade"
-        )
+        raise NewerFormatError.of(f"a table {name[:100]!a}")
     if not isinstance(value, list) or len(value) > MAX_RUNS:
         raise CorruptDataError(f"table {name} has no list of runs, or too many")
     return tuple(Run.from_json(each, tables[name]) for each in value)

@@ -109,6 +109,8 @@ class _Folding:
         before = self._chain.read_position(position) if position.number else None
         if position.number and before is None:
             return None, 0, 0, 0  # a backup was put back since it was read
+        if before is not None:
+            before.require_known_columns(RUN_TABLES)
         new = sorted(stamp for stamp, (_, by) in state.applied.items() if not by)
         if len(new) < minimum:
             return None, 0, 0, 0

@@ -14,7 +14,8 @@ from cones_registry.catalog import chain, runs
 from cones_registry.catalog.chain import Position
 from cones_registry.catalog.documents import canonical, seal, unseal
 from cones_registry.catalog.tables import RUN_TABLES, TABLES
-from cones_registry.errors import CorruptDataError, StoreUnavailableError
+from cones_registry.digest import sha256_bytes
+from cones_registry.errors import CorruptDataError, NewerFormatError, StoreUnavailableError
 
 TABLE = LayerTable.from_shapes({"a.attn2.to_k.weight": (8, 16)})
 
@@ -251,7 +252,7 @@ def test_a_manifest_that_cannot_be_one_is_refused(registry: Registry) -> None:
         ({"folded": ["x"]}, "not a ULID"),
         ({"folded": 7}, "not a manifest"),
         ({"ancestors": [[1, "a"]] * 1000}, "lists too much"),
-        ({"tables": {"moods": []}}, "upgrade"),
+        ({"tables": {"moods": []}}, "Upgrade"),
         ({"tables": {"concepts": [{}]}}, "not described"),
         ({"tables": {"concepts": {}}}, "no list of runs"),
         ({"tables": []}, "not a manifest"),
@@ -316,3 +317,63 @@ def test_every_bad_manifest_has_its_reason_and_the_example_is_read() -> None:
     made = chain.decode_manifest(17, seal("catalog", body), body["registry"], RUN_TABLES)
     assert [run.rows for run in made.tables["concepts"]] == [1, 2100]
     assert made.descends_from(Position(made.position.epoch, 16, "sha256:" + "2c3d4e5f" * 8))
+
+
+def newer_manifest(registry: Registry, change: Any) -> None:
+    """The manifest that a writer of a later version makes after the newest one."""
+    session = registry._session
+    before = session.chain.read_position(session.fresh_now().meta.position)
+    assert before is not None
+    number = before.position.number + 1
+    data = chain.encode_manifest(
+        number,
+        before.position.epoch,
+        registry.id,
+        before,
+        since=before.since,
+        folded=(),
+        latest=before.latest,
+        tables=before.tables,
+        rest=before.rest,
+    )
+    body = unseal("catalog", data, "manifest")
+    change(body)
+    data = seal("catalog", body)
+    session.store.put_new(chain.manifest_key(number), data)
+    position = Position(before.position.epoch, number, sha256_bytes(data))
+    session.store.put_new(chain.pointer_key(session.clock.next(), position), b"newer")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (lambda body: body["rest"].update(pinned={}), "a manifest with 'pinned' in its rest"),
+        (lambda body: body.update(indexes=[]), "a manifest with the field 'indexes'"),
+        (lambda body: body["tables"].update(likes=[]), "a table 'likes'"),
+    ],
+)
+def test_what_a_newer_manifest_says_is_newer_and_not_passed_over(
+    registry: Registry, tmp_path: Path, where: Any, said: str
+) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.compact()
+    newer_manifest(registry, where)
+    for attempt in (reader(registry, tmp_path).find, registry.compact):
+        with pytest.raises(NewerFormatError, match=f"{said}.*Upgrade cones-registry"):
+            attempt()
+
+
+def test_a_fold_does_not_drop_the_columns_of_a_newer_writer(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.push("alice/dog", mask_of(1))
+    registry.compact()
+    newer_manifest(registry, lambda body: body["columns"]["concepts"].append("mood"))
+    other = reader(registry, tmp_path)
+    other.tag("alice/dog:1", add=["kept"])  # a commit loses nothing
+    assert other.get("alice/dog:1").tags == ("kept",)
+    before = keys(registry, "")
+    for each in (registry, other):
+        with pytest.raises(NewerFormatError, match=r"a column 'mood' of concepts.*Upgrade"):
+            each.compact(grace=0)
+    assert keys(registry, "") == before
