@@ -60,7 +60,12 @@ class ArchiveReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """The base of an imported mask, as `push` takes it."""
+    """The base of an imported mask, as `push` takes it.
+
+    What an archive says of where to load it from is not taken over: the record of a base model is
+    written once, so a stranger would decide for ever which hub model `generate` loads. ``demo`` is
+    this package's own.
+    """
 
     fingerprint: Digest
     layer_table: LayerTable
@@ -268,14 +273,13 @@ def _push(
 
 def _parse_base(name: str, data: bytes) -> _Source:
     body = unseal("base", data, name)
-    source = body.get("source")
     fingerprint = body.get("fingerprint")
     if not isinstance(fingerprint, str) or _base_member(fingerprint) != name:
         raise CorruptDataError(f"{name} speaks of {str(fingerprint)[:100]!a}")
     return _Source(
         fingerprint,
         LayerTable.from_json(body.get("table")),
-        source if isinstance(source, str) else None,
+        "demo" if body.get("source") == "demo" else None,
         parse_parameters(body.get("parameters")),
     )
 
