@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -305,7 +305,14 @@ def read_part(
         raise CorruptDataError(f"{part.key} has {seen} lines; its manifest says {part.rows}")
 
 
-def find_in_part(store: Store, table: Table, part: Part, prefix: Key) -> Iterator[pa.Table]:
+class Readable(Protocol):
+    """What is asked of a store here."""
+
+    def get(self, key: str) -> bytes: ...
+    def get_range(self, key: str, start: int, end: int) -> bytes: ...
+
+
+def find_in_part(store: Readable, table: Table, part: Part, prefix: Key) -> Iterator[pa.Table]:
     """Row groups of a part that can hold keys which start with `prefix`, read by ranges."""
     if part.size <= WHOLE_BELOW:
         yield from read_part(table, part, store.get(part.key))

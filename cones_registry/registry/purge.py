@@ -30,6 +30,8 @@ from cones_registry.catalog.documents import MAX_DOCUMENT_BYTES, seal
 from cones_registry.catalog.events import Condemned, Purged, Pushed
 from cones_registry.catalog.fold import Version, name_digest
 from cones_registry.catalog.reader import any_of, versions_where
+from cones_registry.catalog.runs import Part, Table
+from cones_registry.catalog.tables import RUN_TABLES
 from cones_registry.digest import Digest, sha256_bytes
 from cones_registry.errors import (
     ConflictError,
@@ -378,36 +380,70 @@ def mentions(segment: segments.Segment, owner: str, name: str | None) -> bool:
 
 def rows_in_parquet(data: bytes, owner: str, name: str | None) -> int:
     """Lines of a part's Parquet bytes that are of the owner, or of the one concept."""
-    rows = pq.read_table(pa.BufferReader(data), columns=["owner", "name"])
-    match = pc.equal(rows["owner"], owner)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    return sum(
+        _count_of(pa.Table.from_batches([batch]), owner, name)
+        for batch in file.iter_batches(columns=["owner", "name"])
+    )
+
+
+def _count_of(lines: pa.Table, owner: str, name: str | None) -> int:
+    match = pc.equal(lines["owner"], owner)
     if name is not None:
-        match = pc.and_(match, pc.equal(rows["name"], name))
+        match = pc.and_(match, pc.equal(lines["name"], name))
     return int(pc.sum(match).as_py() or 0)
 
 
 def rows_in_runs(session: Session, owner: str, name: str | None) -> tuple[int, int]:
     """(lines about the owner or the one concept in all runs, bytes read to count them).
 
-    A manifest says from where to where a part reaches; only parts that can hold it are read, and
-    those that no manifest names, which a compactor has left.
+    A manifest says from where to where a part reaches, and the part's footer, of which the manifest
+    has the digest, from where its row groups do: only those that can hold it are read, and parts
+    that no manifest names, which a compactor has left. One row group is in memory at a time.
     """
+    prefix = (owner,) if name is None else (owner, name)
     begins, ends = (owner, name or ""), (owner, name or "\U0010ffff")
     rows = size = 0
-    ranges: dict[str, bool] = {}
+    parts: dict[str, tuple[Table, Part]] = {}
     for manifest in map(session.chain.read, session.chain.numbers()):
-        for each in manifest.tables.values() if manifest else ():
-            for part in (part for run in each for part in run.parts):
-                ranges[part.key] = part.first[:2] <= ends and begins <= part.last[:2]
+        for table, found in manifest.tables.items() if manifest else ():
+            for part in (part for run in found for part in run.parts):
+                parts[part.key] = RUN_TABLES[table], part
                 for key in (part.first, part.last):
                     rows += key[0] == owner and name in (None, key[1])
+    store = _Counting(session.store)
     listed = [entry.key for entry in runs.listed_parts(session.store)]
-    wanted = [key for key in listed if ranges.get(key, True)]
-    read = session.store.get_many(wanted, parallel=1)
-    for _, data in session.watched(_PROVING, read, len(wanted)):
-        if data is not None:
-            size += len(data)
-            rows += rows_in_parquet(data, owner, name)
-    return rows, size
+    for key in session.watched(_PROVING, listed, len(listed)):
+        known = parts.get(key)
+        with contextlib.suppress(NotFoundError):  # a compactor removed it meanwhile
+            if known is None:  # no manifest names it: a compactor has left it
+                data = session.store.get(key)
+                size += len(data)
+                rows += rows_in_parquet(data, owner, name)
+            elif known[1].first[:2] <= ends and begins <= known[1].last[:2]:
+                for lines in runs.find_in_part(store, *known, prefix):
+                    rows += _count_of(lines, owner, name)
+    return rows, size + store.size
+
+
+class _Counting:
+    """A store that counts the bytes which are read of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.size = 0
+
+    def get(self, key: str) -> bytes:
+        """As ``Store.get``."""
+        data = self._store.get(key)
+        self.size += len(data)
+        return data
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """As ``Store.get_range``."""
+        data = self._store.get_range(key, start, end)
+        self.size += len(data)
+        return data
 
 
 def unfinished_about(store: Store, owner: str, name: str | None) -> int:

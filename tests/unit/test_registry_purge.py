@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from cones_registry import ConceptMask, LayerTable, Registry
+from cones_registry.catalog import runs
 from cones_registry.errors import ConflictError, NotFoundError
 from cones_registry.record import Provenance
+from cones_registry.registry import purge
 from cones_registry.registry.purge import unfinished_about
 from cones_registry.store.local import LocalStore
 
@@ -175,3 +177,21 @@ def test_readers_that_have_not_seen_a_purge_find_what_others_share(
         reader.sync()
         with pytest.raises(NotFoundError, match="alice/dog"):
             reader.pull("alice/dog")
+
+
+def test_a_search_for_traces_reads_the_row_groups_that_can_hold_them(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("alice/a", "alice/dog", "bob/b", "bob/dog", "zoe/z")):
+        registry.push(name, mask_of(number))
+    registry.alias("bob/dog:1", "prod")
+    registry.compact(grace=0)
+    session = registry._session
+    whole = [purge.rows_in_runs(session, *of) for of in (("bob", None), ("bob", "dog"))]
+    monkeypatch.setattr(runs, "WHOLE_BELOW", 0)
+    by_ranges = [purge.rows_in_runs(session, *of) for of in (("bob", None), ("bob", "dog"))]
+    assert [rows for rows, _ in by_ranges] == [rows for rows, _ in whole]
+    assert all(rows and size for rows, size in by_ranges)
+    assert purge.rows_in_runs(session, "carl", None)[0] == 0
+    assert registry.plan_purge(owner="bob").execute().found == 0
+    assert purge.rows_in_runs(session, "bob", None)[0] == 0
