@@ -73,6 +73,10 @@ class LimitExceededError(ConesError, ValueError):
     exit_code = 16
 
 
+class ClockError(LimitExceededError):
+    """The clock of this machine is too far from the store's to change anything."""
+
+
 EXIT_CODES: Final[dict[int, str]] = {
     0: "ok",
     1: "unexpected",

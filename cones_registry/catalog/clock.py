@@ -14,6 +14,9 @@ from ulid import ULID
 from cones_registry.digest import quote
 from cones_registry.errors import CorruptDataError
 
+CLOCK_BOUND: Final = 600.0
+"""Seconds by which the clock of a machine that changes something may differ from the store's."""
+
 STAMP_LENGTH: Final = 26
 _ALPHABET: Final = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 

@@ -13,6 +13,7 @@
     deletions/<stamp>.json                              masks that are about to be deleted
     purged/<name digest>/<number>.json                  numbers that are never given again
     receipts/<stamp>.json                               proof of a purge
+    clocks/<random>                                     made and deleted to see the store's time
 
 Manifests, their publications in ``log/``, and runs are named in ``chain`` and ``runs``.
 """

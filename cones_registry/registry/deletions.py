@@ -23,11 +23,12 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from cones_registry.catalog import keys
-from cones_registry.catalog.clock import stamp_milliseconds
+from cones_registry.catalog.clock import CLOCK_BOUND, stamp_milliseconds
 from cones_registry.catalog.documents import seal, unseal
 from cones_registry.digest import Digest
 from cones_registry.errors import ConflictError, CorruptDataError, NotFoundError
-from cones_registry.store import Store
+from cones_registry.store import Entry, Store
+from cones_registry.store.base import CLOCKS
 
 WAIT_SECONDS: Final = 30.0
 KEEP_SECONDS: Final = 24 * 3600.0
@@ -35,6 +36,13 @@ KEEP_SECONDS: Final = 24 * 3600.0
 
 LATE_SECONDS: Final = KEEP_SECONDS / 2
 """Who took longer than this relies on no notice: those that concern it may be gone."""
+
+DELETE_SECONDS: Final = 1800.0
+"""How long after its notice a deletion may still begin to delete something."""
+
+EXPIRED_SECONDS: Final = 2 * DELETE_SECONDS + CLOCK_BOUND
+"""Age from which a notice that is not done keeps nobody waiting: its maker was broken off, and will
+delete nothing more if it wakes."""
 
 _DONE: Final = ".done"
 _OPEN: Final = ".json"
@@ -48,10 +56,14 @@ class Stopwatch:
         self._wall, self._steady = time.time(), time.monotonic()
 
     @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return max(time.time() - self._wall, time.monotonic() - self._steady)
+
+    @property
     def is_late(self) -> bool:
         """Whether notices of then may be gone."""
-        passed = max(time.time() - self._wall, time.monotonic() - self._steady)
-        return passed > LATE_SECONDS
+        return self.seconds > LATE_SECONDS
 
 
 class Notices:
@@ -73,29 +85,30 @@ class Notices:
         self._store.put_new(key, seal("deletion-done", {}))
 
     def require_in_time(self, stamp: str, since: Stopwatch) -> None:
-        """``ConflictError`` if a notice that was written then may be gone; it is marked as done.
+        """``ConflictError`` if a notice that was written then may count no more; it is marked done.
 
-        Asked before each delete: whoever uses the masks may have seen no notice.
+        Asked before each delete: whoever uses the masks may not have waited for the notice.
         """
-        if since.is_late:
+        if since.seconds > DELETE_SECONDS:
             self.done(stamp)
             raise ConflictError(
-                f"this process stood still for more than {LATE_SECONDS / 3600:g} hours, so that "
-                "others may use what it was about to delete. Nothing more is deleted; run it again"
+                f"this process took more than {DELETE_SECONDS / 60:g} minutes, so that others may "
+                "use what it was about to delete. Nothing more is deleted; run it again"
             )
 
     def clean(self) -> None:
         """Remove notices that are older than anybody can still be concerned by."""
-        before = (time.time() - KEEP_SECONDS) * 1000
         old = [
             entry.key
             for entry in self._store.list(keys.DELETIONS)
-            if _is_notice(entry.key)
-            and max(stamp_milliseconds(_stamp(entry.key)), entry.modified * 1000) < before
+            if _is_notice(entry.key) and _is_older(entry, KEEP_SECONDS)
         ]
         # The notice before its mark: one without the other would stand in the way.
         self._store.delete_many(key for key in old if key.endswith(_OPEN))
         self._store.delete_many(key for key in old if key.endswith(_DONE))
+        before = time.time() - KEEP_SECONDS
+        shown = [entry.key for entry in self._store.list(CLOCKS) if entry.modified < before]
+        self._store.delete_many(shown)
 
     def settle(
         self,
@@ -123,8 +136,8 @@ class Notices:
                 if time.monotonic() - started > WAIT_SECONDS:
                     raise ConflictError(
                         f"a prune or purge that was begun and not finished names "
-                        f"{len(named)} of these masks ({open_notices[0]}). Push again later; if "
-                        "none is running, the next `cones prune` clears it away after a day"
+                        f"{len(named)} of these masks ({open_notices[0]}). Push again when it has "
+                        f"ended, or {EXPIRED_SECONDS / 60:g} minutes after it was broken off"
                     )
                 time.sleep(random.uniform(0.01, 0.2))
                 continue
@@ -140,21 +153,23 @@ class Notices:
 
     def _about(self, masks: Collection[Digest]) -> tuple[set[Digest], list[str]]:
         """(which of the masks notices name, keys of those notices that are not done)."""
-        listed = {entry.key for entry in self._store.list(keys.DELETIONS)}
+        listed = {entry.key: entry for entry in self._store.list(keys.DELETIONS)}
         notices = [key for key in listed if _is_notice(key) and key.endswith(_OPEN)]
         with self._lock:
             unread = [key for key in notices if key not in self._read]
             for key, data in self._store.get_many(unread):
                 if data is not None:
                     self._read[key] = _parse(key, data)
-            for key in self._read.keys() - listed:
+            for key in self._read.keys() - listed.keys():
                 del self._read[key]
             about = {key: found & set(masks) for key, (found, _) in self._read.items()}
         named = {digest for found in about.values() for digest in found}
         waiting = [
             key
             for key, found in sorted(about.items())
-            if found and key.removesuffix(_OPEN) + _DONE not in listed
+            if found
+            and key.removesuffix(_OPEN) + _DONE not in listed
+            and not _is_older(listed[key], EXPIRED_SECONDS)
         ]
         return named, waiting
 
@@ -171,6 +186,12 @@ def _stamp(key: str) -> str:
 def _is_notice(key: str) -> bool:
     stamp = _stamp(key)
     return len(stamp) == 26 and stamp.isalnum() and key.endswith((_OPEN, _DONE))
+
+
+def _is_older(notice: Entry, seconds: float) -> bool:
+    """Whether a notice is older, by its maker's clock and by the store's."""
+    made = max(stamp_milliseconds(_stamp(notice.key)) / 1000, notice.modified)
+    return made < time.time() - seconds
 
 
 def _parse(key: str, data: bytes) -> tuple[frozenset[Digest], bool]:

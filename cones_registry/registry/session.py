@@ -15,23 +15,28 @@ from ulid import ULID
 
 from cones_registry.cache_folder import cache_folder
 from cones_registry.catalog import keys
-from cones_registry.catalog.clock import Clock, parse_stamp
+from cones_registry.catalog.clock import CLOCK_BOUND, Clock, parse_stamp
 from cones_registry.catalog.copy import LocalCopy, State
 from cones_registry.catalog.documents import parse_json, seal, unseal
 from cones_registry.catalog.events import Event
 from cones_registry.catalog.segments import MAX_ACTOR_LENGTH, Segment, encode_segment
 from cones_registry.catalog.syncing import Syncer, SyncReport
 from cones_registry.errors import (
+    ClockError,
     ConflictError,
     CorruptDataError,
     NotFoundError,
     StoreUnavailableError,
     UsageError,
 )
+from cones_registry.quantities import counted
 from cones_registry.registry.deletions import Notices
 from cones_registry.registry.mask_files import MaskFiles
 from cones_registry.registry.memory import DEFAULT_BYTES, Memory
 from cones_registry.store import KeyExistsError, Store
+
+CLOCK_SECONDS: Final = 3600.0
+"""How long a look at the store's clock is good for."""
 
 COLD_READS: Final = 4
 """Reads of one handle without a local copy; whoever reads more has use for one."""
@@ -82,6 +87,7 @@ class Session:
         self.chain = self._syncer.chain
         self._synced = float("-inf")
         self._cold_reads = 0
+        self._clock_seen = self._clock_step = float("-inf")
         self.has_synced = False
 
     def tell(self, what: str, done: int, total: int) -> None:
@@ -144,11 +150,40 @@ class Session:
         )
 
     def require_writable(self) -> None:
-        """`UsageError` if this registry was opened read-only."""
+        """Raise unless this handle may change something.
+
+        Raises:
+            UsageError: this registry was opened read-only.
+            ClockError: the clock of this machine is too far from the store's.
+        """
         if self.read_only:
             raise UsageError(
                 f"{self.store.url} was opened read-only. Open it without read_only to change it"
             )
+
+        self._require_clock()
+
+    def _require_clock(self) -> None:
+        """``ClockError`` if this clock differs too much from the store's, looked at now and then.
+
+        Of two statements about one fact the later one holds, and what is old enough is pruned: a
+        machine of another time would overrule others, be overruled, or delete too early.
+        """
+        steady, step = time.monotonic(), time.time() - time.monotonic()
+        if steady - self._clock_seen < CLOCK_SECONDS and abs(step - self._clock_step) < 1:
+            return
+        before = time.time()
+        there = self.store.now()
+        after = time.time()
+        if there is not None and not before - CLOCK_BOUND <= there <= after + CLOCK_BOUND:
+            off, way = (before - there, "ahead of") if there < before else (there - after, "behind")
+            raise ClockError(
+                f"the clock of this machine is {_duration(off)} {way} that of {self.store.url}; at "
+                f"most {_duration(CLOCK_BOUND)} are allowed, since of two changes the later one "
+                "holds. Set it right (most systems do it by themselves: timedatectl set-ntp true), "
+                "then try again"
+            )
+        self._clock_seen, self._clock_step = steady, step
 
     def commit(self, events: Sequence[Event], *, verb: str = "") -> Segment:
         """Append one segment; when this returns it is in the log for good, whole."""
@@ -185,6 +220,14 @@ class Session:
     def close(self) -> None:
         """Close the local copy."""
         self.copy.close()
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words: "30 days"."""
+    for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            return counted(round(seconds / size), name)
+    return counted(round(seconds), "second")
 
 
 def actor() -> str:

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import os
 import random
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -44,6 +45,9 @@ LONGEST_TROUBLE: Final = 15.0
 PARALLEL: Final = 16
 MAX_OBJECT_BYTES: Final = 4 * 2**30
 """Largest object read or written: a conditional create is one PUT, which ends at 5 GiB."""
+
+CLOCKS: Final = "clocks/"
+"""Folder of objects that live for a moment and show the store's time."""
 
 T = TypeVar("T")
 
@@ -233,6 +237,18 @@ class Store(ABC):
             return self._attempt(lambda: self._head(key), "look up", key)
         except NotFoundError:
             return None
+
+    def now(self) -> float | None:
+        """Seconds since 1970 by the store's clock, from an object that is made for it.
+
+        None where the store does not say when its objects were made.
+        """
+        key = f"{CLOCKS}{secrets.token_hex(16)}"
+        self._put(key, b"now")
+        made = self.head(key)
+        with contextlib.suppress(StoreUnavailableError):  # who may only add leaves it to a prune
+            self.delete(key)
+        return made.modified if made is not None and made.modified else None
 
     def get_many(
         self, keys: Iterable[str], *, parallel: int = PARALLEL

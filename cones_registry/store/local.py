@@ -181,6 +181,21 @@ class LocalStore(Store):
                         continue  # removed since the folder was read
                     yield Entry(prefix + item.name, status.st_size, status.st_mtime)
 
+    def now(self) -> float | None:
+        """As ``Store.now``; on a share it is the server's clock."""
+
+        def made() -> float | None:
+            path = f"{self._unfinished}/{secrets.token_hex(16)}"
+            descriptor = self._open_new(path)
+            try:
+                os.write(descriptor, b"now")
+                return os.fstat(descriptor).st_mtime
+            finally:
+                os.close(descriptor)
+                Path(path).unlink(missing_ok=True)
+
+        return self._attempt(made, "create", UNFINISHED)
+
     def unfinished(self) -> Iterator[bytes]:
         """What is in each file that a writer has not finished, or that a killed one left."""
         folder = self.root / UNFINISHED

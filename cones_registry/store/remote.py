@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -153,6 +154,10 @@ class MemoryStore(RemoteStore):
     def keeps_deleted(self) -> str:
         """Nothing."""
         return ""
+
+    def now(self) -> float | None:
+        """This process's own clock."""
+        return time.time()
 
     def _create(self, key: str, data: bytes) -> None:
         with self._lock:

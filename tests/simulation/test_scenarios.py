@@ -22,14 +22,6 @@ from world import Machine, World
 from cones_registry import Registry
 from cones_registry.errors import ConesError, ConflictError, NotFoundError, StoreUnavailableError
 
-
-def broken(rule: str) -> pytest.MarkDecorator:
-    """A story that ends badly on the code as it is, and the rule of the registry that it breaks."""
-    return pytest.mark.xfail(strict=True, reason=rule)
-
-
-ORDER = broken("a machine whose clock differs by more than a bound is refused")
-
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 WEEK = 7 * DAY
 
@@ -338,7 +330,6 @@ def test_one_machine_far_ahead_does_not_stop_the_changes_of_others(
     assert world.machine("F").do(lambda r: r.get("alice/dog:1")).tags == ()
 
 
-@ORDER
 def test_a_removal_by_a_clock_far_behind_can_be_restored_for_the_whole_grace(world: World) -> None:
     a, b = world.machine("A"), world.machine("B")
     push(a, "alice/dog", 1)

@@ -196,6 +196,10 @@ class SimulatedStore(Store):
                 return found
             after = entries[-1].key
 
+    def now(self) -> float:
+        """The store's clock, which is always right."""
+        return self._machine.world.now
+
     # One thing after another: which of several threads is first would be chance.
 
     def each(self, work: Any, keys: Iterable[str], *, parallel: int = 1) -> Iterator[Any]:

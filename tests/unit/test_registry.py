@@ -1,5 +1,6 @@
 """The registry's rules, on a local disk."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from cones_registry import ConceptMask, LayerTable, Registry
 from cones_registry.errors import (
     BaseModelMismatchError,
+    ClockError,
     ConflictError,
     CorruptDataError,
     LimitExceededError,
@@ -457,3 +459,21 @@ def test_a_copy_made_again_shows_the_log_while_an_older_state_is_still_open(
     registry._session.copy.forget()
     assert len(registry.find()) == len(reader.find()) == 2
     held.close()
+
+
+@pytest.mark.parametrize(
+    ("off", "words"), [(-30 * 86400, "30 days ahead of"), (7300, "2 hours behind")]
+)
+def test_a_machine_of_another_time_changes_nothing_and_is_told(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, off: float, words: str
+) -> None:
+    store = registry._session.store
+    monkeypatch.setattr(store, "now", lambda: time.time() + off)
+    with pytest.raises(ClockError, match=f"{words} that of .*at most 10 minutes") as refused:
+        registry.push("alice/dog", mask_of(1), scope="prompt")
+    assert refused.value.exit_code == 16
+    assert registry.find() == []
+    monkeypatch.setattr(store, "now", lambda: time.time() + 300)
+    registry.push("alice/dog", mask_of(1), scope="prompt")
+    monkeypatch.setattr(store, "now", lambda: None)  # a store that does not say
+    registry.remove("alice/dog")

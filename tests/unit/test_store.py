@@ -1,12 +1,13 @@
 """A store says which place it is, and reads parts of objects."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from cones_registry import Registry
 from cones_registry.errors import NotFoundError, UsageError
-from cones_registry.store import open_store
+from cones_registry.store import Store, open_store
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
@@ -36,3 +37,13 @@ def test_a_store_that_is_open_can_be_given_in_place_of_a_url(tmp_path: Path) -> 
         assert registry.url == store.url
     with Registry.open(store, cache=tmp_path / "cache") as registry:
         assert registry.find() == []
+
+
+@pytest.mark.parametrize("url", ["folder", "memory://time"])
+def test_a_store_says_what_time_it_is_and_keeps_nothing_of_that(url: str, tmp_path: Path) -> None:
+    store = open_store(tmp_path if url == "folder" else url)
+    for asked in (store.now, lambda: Store.now(store)):
+        now = asked()
+        assert now is not None
+        assert abs(now - time.time()) < 60
+    assert store.list("") == []
