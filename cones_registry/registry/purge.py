@@ -409,8 +409,8 @@ def rows_in_runs(session: Session, owner: str, name: str | None) -> tuple[int, i
         for table, found in manifest.tables.items() if manifest else ():
             for part in (part for run in found for part in run.parts):
                 parts[part.key] = RUN_TABLES[table], part
-                for key in (part.first, part.last):
-                    rows += key[0] == owner and name in (None, key[1])
+                for end in (part.first, part.last):
+                    rows += end[0] == owner and name in (None, end[1])
     store = _Counting(session.store)
     listed = [entry.key for entry in runs.listed_parts(session.store)]
     for key in session.watched(_PROVING, listed, len(listed)):
