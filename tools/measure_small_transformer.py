@@ -89,8 +89,9 @@ def main(
         f"`python tools/measure_small_transformer.py FOLDER --write`: {count} pictures a row, "
         f"{method} at the subject's own words, learnt "
         f"{'alone' if alone else 'in company'}, seed {seed}. The base: "
-        f"`tools/train_small_transformer.py`, {trained['steps']} steps from nothing in "
-        f"{trained['seconds']} seconds of one thread; its weights and curve are kept in "
+        f"`tools/train_small_transformer.py`, {trained['steps']} steps from random "
+        f"weights in {trained['seconds']} seconds of one thread, beside the demo base's "
+        "autoencoder and the plain shapes' text encoder; its weights and curve are kept in "
         f"`tools/assets/small-transformer`. Pictures: small-transformer.png.\n\n{said(before)}\n\n"
         + "\n".join(lines)
         + "\n"
