@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
 pytestmark = pytest.mark.slow
 CLIENTS = 8
 REQUESTS = 5
+TOKEN = "a-token-of-the-tests-0123456789"
 NAMES = tuple(CONCEPTS)
 
 
@@ -32,6 +34,8 @@ def test_a_killed_replica_loses_no_request_and_mixes_up_no_pictures(
 ) -> None:
     registry = make_registry(tmp_path / "registry", BaseModel.load(tiny_pipeline_folder))
     outside = {name: "" for name in os.environ if name.startswith("RAY_")}
+    logs = tempfile.TemporaryDirectory(prefix="ray")  # its sockets bear no long names
+    outside |= {"RAY_TMPDIR": logs.name, "CONES_SERVE_TOKEN": f"ann:{TOKEN}"}
     service = start(
         registry, str(tiny_pipeline_folder), "--engine", "ray", "--replicas", "2",
         "--cpus", "0.5", "--device", "cpu", **outside,
@@ -39,7 +43,7 @@ def test_a_killed_replica_loses_no_request_and_mixes_up_no_pictures(
     answers: dict[tuple[int, int], Any] = {}
 
     def ask(number: int) -> None:
-        with service.client() as client:
+        with service.client(headers={"authorization": f"Bearer {TOKEN}"}) as client:
             for turn in range(REQUESTS):
                 seed = 100 * number + turn
                 name = NAMES[seed % len(NAMES)]
@@ -79,3 +83,8 @@ def test_a_killed_replica_loses_no_request_and_mixes_up_no_pictures(
     assert len(after) == 2 and before[0] not in after
     assert service.stop() == 0
     assert not psutil.pid_exists(after[0])
+
+    with logs:
+        files = [path for path in Path(logs.name).rglob("*") if path.is_file()]
+        assert any(path.name.startswith("raylet") for path in files)
+        assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
