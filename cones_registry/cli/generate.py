@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cones_registry.errors import UsageError
+from cones_registry.errors import ConflictError, UsageError
 from cones_registry.picture_size import check_side
 
 from .picture_file import make_room, write
@@ -19,6 +19,8 @@ from .verb import verb
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cones_registry.generation import Request
+    from cones_registry.registry import Registry
     from cones_registry.resolver import Composition
 
 SUFFIXES = (".png", ".webp")
@@ -130,12 +132,17 @@ def command(
     # A <word> without an owner is a concept's name only where there are concepts.
     certain = any(name.certain for name in names) or bool(names and session.registry_url)
     registry = session.open(read_only=True) if refs or certain else None
-    if tuned and not refs:
-        raise UsageError("--tuned goes with --concept: give the concepts that were tuned together")
-    composition = registry.resolve(*refs, tuned=tuned) if registry and refs else None
+    if tuned and not (refs or names):
+        raise UsageError(
+            "--tuned goes with concepts: name those that were tuned together in the prompt, or "
+            "give them with --concept"
+        )
+    composition = registry.resolve(*refs, tuned=tuned and not names) if registry and refs else None
     request = read_request(
         Request(prompt, composition=composition, seed=seed, negative_prompt=negative), registry
     )
+    if tuned and names and registry:
+        request = _tuned_together(request, refs, registry)
     composition = cast("Composition | None", request.composition)
     if source is None and registry and composition:
         source = registry.base(composition.base).source
@@ -190,3 +197,26 @@ def command(
         session.output.line(str(path))
     if failed is not None:
         raise failed
+
+
+def _tuned_together(request: Request, refs: tuple[str, ...], registry: Registry) -> Request:
+    """The request with the masks that were tuned jointly for exactly its concepts, if there are.
+
+    These are concepts of their own, which act at the same words: the prompt is the one as read.
+    refs: concepts that are given beside those that the prompts name.
+    """
+    named = request.reading.refs if request.reading else ()
+    try:
+        together = registry.resolve(*dict.fromkeys([*refs, *named]), tuned=True)
+    except ConflictError:  # of one token, so they cannot have been tuned together
+        return request
+    made_of = {member.ref for member in together.members}
+    if request.composition is None or made_of <= set(getattr(request.composition, "refs", ())):
+        return request
+    return replace(
+        request,
+        prompt=request.text,
+        negative_prompt=request.negative_text,
+        composition=together,
+        reading=None,
+    )

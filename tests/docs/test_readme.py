@@ -51,6 +51,21 @@ def test_every_block_runs(block: Block, folder: Path) -> None:
     assert done.returncode == 0, f"README.md line {block.line}:\n{done.stdout[-4000:]}"
 
 
+def test_photos_become_a_picture_of_two_peoples_concepts_in_four_commands(folder: Path) -> None:
+    """Without a token in sight: concepts go by the names they were pushed under."""
+    from cones_registry.generation import read_recipe
+
+    block = next(block for block in ALL if "cones extract" in block.text)
+    commands = re.findall(r"^cones (\w+)", block.text, re.MULTILINE)
+    assert commands == ["init", "extract", "extract", "generate"]
+    if not (folder / "both.png").exists():  # this test was asked for by itself
+        test_every_block_runs(block, folder)
+    concepts = read_recipe(folder / "both.png")["concepts"]
+    assert {each["ref"] for each in concepts} == {"alice/buoy:1", "bob/crate:1"}
+    assert "token" not in block.text
+    assert not any(re.search(rf"\b{each['token']}\b", block.text) for each in concepts)
+
+
 def position(block: Block) -> int:
     """Where the block starts in README, in characters."""
     return sum(len(line) for line in README.read_text("utf-8").splitlines(True)[: block.line - 1])

@@ -355,7 +355,7 @@ def newer_manifest(registry: Registry, change: Any) -> None:
 def test_what_a_newer_manifest_says_is_newer_and_not_passed_over(
     registry: Registry, tmp_path: Path, where: Any, said: str
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact()
     newer_manifest(registry, where)
     for attempt in (reader(registry, tmp_path).find, registry.compact):
@@ -366,7 +366,7 @@ def test_what_a_newer_manifest_says_is_newer_and_not_passed_over(
 def test_a_fold_does_not_drop_the_columns_of_a_newer_writer(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.push("alice/dog", mask_of(1))
+    registry.push("alice/dog", mask_of(1), scope="prompt")
     registry.compact()
     newer_manifest(registry, lambda body: body["columns"]["concepts"].append("mood"))
     other = reader(registry, tmp_path)

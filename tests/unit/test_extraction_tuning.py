@@ -21,7 +21,7 @@ from cones_registry.extraction import (
     Tuning,
 )
 from cones_registry.factors import TWO_BIT_LEVELS
-from cones_registry.generation import Generator, Request
+from cones_registry.generation import Generator, Request, read_recipe
 from cones_registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ def test_tuning_lowers_the_loss_it_learns(tune: Callable[..., Tuning]) -> None:
 
 
 def test_what_is_drawn_with_the_tuning_is_drawn_with_what_was_pushed_of_it(
-    tune: Callable[..., Tuning], registry: Registry, tiny_base: "BaseModel"
+    tune: Callable[..., Tuning],
+    registry: Registry,
+    tiny_base: "BaseModel",
+    tiny_pipeline_folder: Path,
+    tmp_path: Path,
 ) -> None:
     tuned = tune("dog", "cross")
     assert (
@@ -131,6 +135,16 @@ def test_what_is_drawn_with_the_tuning_is_drawn_with_what_was_pushed_of_it(
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
+
+    # Named in a prompt they are tuned too; what was not tuned together is drawn as it is.
+    out = tmp_path / "both.png"
+    draw = ["-r", registry.url, "generate", PROMPT.replace("sks dog", "<dog>"), "--seed", "2"]
+    draw += ["--steps", "2", "--base", str(tiny_pipeline_folder), "--out", str(out), "--tuned"]
+    assert cli.run([*draw[:3], draw[3].replace("v cross", "<local/cross>"), *draw[4:]]) == 0
+    assert np.array_equal(np.asarray(Image.open(out)), first)
+    assert {each["ref"] for each in read_recipe(out)["concepts"]} == set(stored.refs)
+    assert cli.run(draw) == 0
+    assert [each["ref"] for each in read_recipe(out)["concepts"]] == ["local/dog:1"]
 
 
 def test_tuned_masks_stand_for_exactly_the_set_they_were_tuned_for(

@@ -183,7 +183,7 @@ def test_a_search_for_traces_reads_the_row_groups_that_can_hold_them(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, name in enumerate(("alice/a", "alice/dog", "bob/b", "bob/dog", "zoe/z")):
-        registry.push(name, mask_of(number))
+        registry.push(name, mask_of(number), scope="prompt")
     registry.alias("bob/dog:1", "prod")
     registry.compact(grace=0)
     session = registry._session
