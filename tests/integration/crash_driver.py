@@ -216,7 +216,7 @@ def main(name: str, root: Path) -> None:
     template = root / "template"
     status, _ = in_child(lambda: prepare(template), root / "result")
     if status:
-        raise SystemExit(status)
+        raise SystemExit(os.waitstatus_to_exitcode(status))
     step = 0
     while True:
         step += 1

@@ -15,6 +15,7 @@ is forged in all processes alike, and files get the times of it.
 """
 
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -32,6 +33,7 @@ from crash_driver import OPERATIONS, in_child, mask_of, tell, traces
 
 from cones_registry import Registry
 from cones_registry.errors import ConesError, ConflictError, NotFoundError
+from cones_registry.store.local import LocalStore
 
 GRACE = 600.0
 """Seconds, of prunes and compactions."""
@@ -63,6 +65,7 @@ class Clock:
         time.time_ns = lambda: nanoseconds() + int(self.ahead * 1e9)
         time.monotonic = lambda: monotonic() + self.ahead
         time.sleep = self.move
+        LocalStore.now = lambda store: time.time()  # files get the times of this clock too
 
 
 CLOCK = Clock()
@@ -124,14 +127,13 @@ VERBS = OPERATIONS | {"compact": compact, "prune": prune}
 
 def act(name: str, folder: Path, stop_at: int) -> dict[str, Any]:
     """Run an operation and stop at its step number ``stop_at``; what came of it."""
-    count = 0
+    numbers = itertools.count(1)
 
     def fault(step: str, key: str) -> None:
-        nonlocal count
-        count += 1
+        number = next(numbers)  # threads take each its own
         with (folder / "steps").open("a") as steps:
             steps.write(json.dumps([step, key]) + "\n")
-        if count == stop_at:
+        if number == stop_at:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     registry = opened(folder, "cache", fault)
@@ -294,7 +296,7 @@ def main(name: str, root: Path, where: str, length: str) -> None:
     CLOCK.forge()
     status, _ = in_child(lambda: prepare(root / "template"), root / "result")
     if status:
-        raise SystemExit(status)
+        raise SystemExit(os.waitstatus_to_exitcode(status))
     assert stopped(name, root, 0, length) is None
     steps = [json.loads(line) for line in (root / "place" / "steps").read_text().splitlines()]
     for number in chosen(steps, where, length):

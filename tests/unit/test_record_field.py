@@ -27,7 +27,7 @@ from cones_registry.cli import main
 table = LayerTable.from_shapes({"a.attn2.to_k.weight": (8, 16)})
 mask = ConceptMask.from_indices(table, {table.names[0]: np.arange(10, dtype=np.int32)})
 registry = Registry.create(folder / "r", cache=folder / "cache")
-registry.push("alice/dog", mask)
+registry.push("alice/dog", mask, scope="prompt")
 registry.compact(grace=0)
 rows = registry.query("SELECT licence FROM concepts").to_pylist()
 (stored,) = (folder / "r" / "versions").rglob("1.json")
