@@ -3,6 +3,7 @@
     cones-archive.json        format and the list of concepts: their records
     bases/<sha256>.json       base models, as in a registry
     masks/<sha256>.parquet    mask objects
+    previews/<sha256>.webp    pictures of the concepts; one that is lost stops nothing
 
 Reading one writes nothing to disk but what is pushed: members are read by exact name, so links,
 absolute paths and `..` have nowhere to lead; anything unexpected is refused. Archives of format 1,
@@ -27,6 +28,7 @@ from ulid import ULID
 from cones_registry.catalog.copy import State
 from cones_registry.catalog.documents import parse_json, seal, unseal
 from cones_registry.catalog.fold import Version
+from cones_registry.catalog.keys import preview_key
 from cones_registry.catalog.reader import concept_of, versions_where
 from cones_registry.codec import decode, read_footer, read_ranks
 from cones_registry.digest import Digest, require_digest
@@ -111,6 +113,11 @@ def export_archive(
                     "exporting", session.masks.get_many(blobs), len(blobs)
                 ):
                     _add(archive, _mask_member(digest), data)
+                pictures = dict.fromkeys(d for concept in concepts for d in concept.previews)
+                keys = [preview_key(digest) for digest in pictures]
+                for digest, (_, found) in zip(pictures, session.store.get_many(keys), strict=True):
+                    if found is not None:
+                        _add(archive, _preview_member(digest), found)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(target)
@@ -143,6 +150,10 @@ def _mask_member(digest: Digest) -> str:
     return f"masks/{digest.removeprefix('sha256:')}.parquet"
 
 
+def _preview_member(digest: Digest) -> str:
+    return f"previews/{digest.removeprefix('sha256:')}.webp"
+
+
 def import_archive(
     session: Session, pusher: Pusher, path: str | os.PathLike[str], owner: str | None
 ) -> list[Concept]:
@@ -163,11 +174,13 @@ def import_archive(
     folder = "blobs/" if is_first else "masks/"
     wanted_masks = {folder + _mask_member(c.blob_digest).rpartition("/")[2]: c for c in concepts}
     wanted_bases = {_base_member(concept.base) for concept in concepts}
+    wanted_previews = {_preview_member(d): d for concept in concepts for d in concept.previews}
     masks: dict[Digest, ConceptMask] = {}
     histories: dict[Digest, tuple[Any, ...]] = {}
     ranks: dict[Digest, Ranks | None] = {}
     bases: dict[Digest, _Source] = {}
-    total = len(wanted_bases) + len(wanted_masks)
+    previews: dict[Digest, bytes] = {}
+    total = len(wanted_bases) + len(wanted_masks) + len(wanted_previews)
     for name, data in session.watched("reading the archive", members, total):
         if name in wanted_bases:
             base = _parse_base(name, data)
@@ -178,10 +191,13 @@ def import_archive(
             masks[digest] = decode(data)
             histories[digest] = _history_of(data) if is_first else ()
             ranks[digest] = read_ranks(data)
+        elif name in wanted_previews:
+            require_digest(data, wanted_previews[name], f"{name} in {path}")
+            previews[wanted_previews[name]] = data
         else:
             raise CorruptDataError(f"{path} holds {name[:100]!a}, which its index does not name")
     pushes = [
-        _push(path, concept, masks, histories, ranks, bases, owner)
+        _push(path, concept, masks, histories, ranks, bases, previews, owner)
         for concept in _oldest_first(concepts)
     ]
     here = _versions_here(session.fresh_now(), pushes)
@@ -245,6 +261,7 @@ def _push(
     histories: dict[Digest, tuple[Any, ...]],
     ranks: dict[Digest, Ranks | None],
     bases: dict[Digest, _Source],
+    previews: dict[Digest, bytes],
     owner: str | None,
 ) -> Push:
     mask, base = masks.get(concept.blob_digest), bases.get(concept.base)
@@ -268,6 +285,7 @@ def _push(
         class_noun=concept.class_noun,
         provenance=provenance,
         scores=ranks[concept.blob_digest],
+        previews=tuple(previews[digest] for digest in concept.previews if digest in previews),
     )
 
 

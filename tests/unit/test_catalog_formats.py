@@ -18,6 +18,7 @@ from cones_registry.catalog import segments
 from cones_registry.catalog.clock import Clock
 from cones_registry.catalog.documents import canonical, seal, unseal
 from cones_registry.catalog.events import Removed, kind_of
+from cones_registry.catalog.keys import preview_key
 from cones_registry.digest import sha256_bytes
 from cones_registry.errors import CorruptDataError, LimitExceededError, NewerFormatError, UsageError
 
@@ -224,6 +225,18 @@ def test_an_archive_carries_concepts_between_registries(registry: Registry, tmp_
     assert [c.ref for c in again] == ["alice/dog:1", "bob/dog:1"]
     assert len(other.find()) == 2
     assert other.import_archive(tmp_path / "a.tar.zst", owner="carl")[0].owner == "carl"
+
+
+def test_an_archive_carries_the_pictures_of_its_concepts(tmp_path: Path) -> None:
+    source = Registry.create(tmp_path / "source", cache=tmp_path / "cache")
+    pictures = [b"RIFF....WEBP" + bytes([number]) for number in range(2)]
+    kept = source.push("alice/cat", MASK, scope="prompt", previews=pictures)
+    source._session.store.delete(preview_key(kept.previews[1]))  # what is lost stops nothing
+    source.export_archive(tmp_path / "a.tar.zst")
+    target = Registry.create(tmp_path / "target", cache=tmp_path / "cache")
+    (imported,) = target.import_archive(tmp_path / "a.tar.zst")
+    assert imported.previews == kept.previews[:1]
+    assert target.preview(imported.previews[0]) == pictures[0]
 
 
 def test_an_archive_does_not_say_which_model_is_loaded(registry: Registry, tmp_path: Path) -> None:
