@@ -65,8 +65,8 @@ def command(
     receipt = plan.execute()
     output.document(receipt.to_json())
     output.message(
-        f"removed; read {receipt.scanned_objects:,} objects afterwards and found the names"
-        f" {receipt.found} times. Receipt {receipt.id}"
+        f"removed; read {counted(receipt.scanned_objects, 'object')} afterwards and found the"
+        f" names {counted(receipt.found, 'time')}. Receipt {receipt.id}"
     )
     if apply_file is not None:
         output.message(f"{apply_file} still names what was purged: delete it")

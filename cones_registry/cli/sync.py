@@ -126,14 +126,17 @@ def _options(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _tell_plan(session: Session, plan: SyncPlan) -> None:
-    changes = {
-        "versions to restore": len(plan.restore),
-        "to tag": len(plan.tags),
-        "aliases to set": len(plan.aliases),
-        "quotas to set": len(plan.quotas),
-        "versions to hide": len(plan.hide),
-    }
-    rest = [f"{count:,} {what}" for what, count in changes.items() if count]
+    rest = [
+        f"{count:,} {one if count == 1 else many} to {what}"
+        for one, many, what, count in (
+            ("version", "versions", "restore", len(plan.restore)),
+            ("version", "versions", "tag", len(plan.tags)),
+            ("alias", "aliases", "set", len(plan.aliases)),
+            ("quota", "quotas", "set", len(plan.quotas)),
+            ("version", "versions", "hide", len(plan.hide)),
+        )
+        if count
+    ]
     session.output.message(
         f"to copy: {counted(len(plan.versions), 'version')}"
         f" ({counted(len(plan.masks), 'mask')}, at most {size(sum(plan.masks.values()))})"
@@ -143,17 +146,20 @@ def _tell_plan(session: Session, plan: SyncPlan) -> None:
 
 def _tell_result(session: Session, result: SyncResult, source: str, dest: str) -> None:
     output = session.output
-    changes = {
-        "versions shown again": result.restored,
-        "tagged": result.tagged,
-        "aliases set": result.aliases,
-        "quotas set": result.quotas,
-        "versions hidden": result.hidden,
-    }
+    changes = [
+        f"{count:,} {one if count == 1 else many} {what}"
+        for one, many, what, count in (
+            ("version", "versions", "shown again", result.restored),
+            ("version", "versions", "tagged", result.tagged),
+            ("alias", "aliases", "set", result.aliases),
+            ("quota", "quotas", "set", result.quotas),
+            ("version", "versions", "hidden", result.hidden),
+        )
+        if count
+    ]
     output.message(
         f"copied {counted(result.versions, 'version')} and {counted(result.masks, 'mask')},"
-        f" {size(result.copied_bytes)}"
-        + "".join(f"; {count:,} {what}" for what, count in changes.items() if count)
+        f" {size(result.copied_bytes)}" + "".join(f"; {each}" for each in changes)
     )
     if result.purged:
         output.message(f"left out, since DEST has purged them: {', '.join(result.purged[:_SHOWN])}")
