@@ -13,19 +13,20 @@ from cones_registry import Registry
 from cones_registry.batch.ray_engine import OPEN_VARIABLES, _Secret
 
 RUN = """
-import os, sys
+import os
 import ray
 from cones_registry.batch.engine import EngineSettings
 from cones_registry.batch.ray_engine import RayEngine
 
 os.environ["AWS_SECRET_ACCESS_KEY"] = "TOPSECRET-one"
 engine = RayEngine(cpus=0.5, storage_options={"key": "TOPSECRET-two", "auto_mkdir": True})
-engine.start(EngineSettings(sys.argv[1], sys.argv[2], device="cpu"))
+registry = os.environ.pop("WHERE")
+engine.start(EngineSettings(os.environ["BASE"], registry, device="cpu"))
 (actor,) = engine._actors
 told = ray.get(actor.__ray_call__.remote(lambda worker: dict(os.environ)))
 assert told["AWS_SECRET_ACCESS_KEY"] == "TOPSECRET-one"
 assert "TOPSECRET-two" in told["CONES_STORAGE_OPTIONS"]
-assert told["CONES_REGISTRY"] == sys.argv[2]
+assert told["CONES_REGISTRY"] == registry
 print(ray._private.worker._global_node.get_session_dir_path())
 engine.stop()
 """
@@ -45,9 +46,16 @@ def test_what_stands_in_the_open_is_no_secret() -> None:
 def test_no_log_of_ray_holds_a_credential(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     registry = tmp_path / "TOPSECRET-three"
     Registry.create(registry).close()
-    environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "debug"}
+    environment = {
+        **os.environ,
+        "RAY_BACKEND_LOG_LEVEL": "debug",
+        "BASE": str(tiny_pipeline_folder),
+        "WHERE": str(registry),
+    }
+    # On stdin: Ray tells in its logs with which arguments the driver was started.
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tiny_pipeline_folder), str(registry)],
+        [sys.executable, "-"],
+        input=RUN,
         capture_output=True,
         text=True,
         env=environment,
