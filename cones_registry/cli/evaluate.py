@@ -14,7 +14,14 @@ import click
 from cones_registry.errors import ConflictError, NotFoundError, UsageError
 from cones_registry.quantities import counted
 
-from .runs import EngineChoice, opened_compositions, run_options, show_report, shown_progress
+from .runs import (
+    EngineChoice,
+    learn_lines,
+    opened_compositions,
+    run_options,
+    show_report,
+    shown_progress,
+)
 from .session import Session
 from .verb import shared_options, verb
 
@@ -335,7 +342,10 @@ def benchmark(
     registry = _own_registry(out)
     choice = EngineChoice("local", (device,), "auto", None, 1, 1.0, 0.0)
     lines = learning_lines(chosen, steps=learning_steps)
-    _learn(session, lines, out / "learning", base, registry, choice)
+    learnt = str(out / "learning")
+    report = learn_lines(session, lines, learnt, registry, base, choice)
+    if not report.succeeded:
+        show_report(session, report, noun="concept", out=learnt)
     _draw(session, chosen, chosen.rows, out, base, registry, choice, batch_size)
     folders = [out / row.folder for row in chosen.rows]
     _score(session, folders, measure)
@@ -352,26 +362,6 @@ def _own_registry(out: Path) -> Registry:
 
     folder = out / "registry"
     return Registry.open(folder) if folder.exists() else Registry.create(folder)
-
-
-def _learn(
-    session: Session, lines: str, out: Path, base: str, registry: Registry, choice: EngineChoice
-) -> None:
-    """Learn and push what the row of concepts draws with; what is there is not learnt again."""
-    from cones_registry.batch import run_learning
-
-    with shown_progress(session, "learning", "concept") as on_progress:
-        report = run_learning(
-            lines,
-            str(out),
-            registry,
-            engine=choice.make(opened_compositions(registry), session),
-            base=base,
-            device=choice.device,
-            on_progress=on_progress,
-        )
-    if not report.succeeded:
-        show_report(session, report, noun="concept", out=str(out))
 
 
 for _verb in (benchmark, plan, generate, score, table):

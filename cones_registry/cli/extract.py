@@ -16,11 +16,10 @@ from cones_registry.seed import MAX_SEED
 from .concepts import warn_of_duplicates
 from .runs import (
     EngineChoice,
-    opened_compositions,
+    learn_lines,
     read_lines,
     run_options,
     show_report,
-    shown_progress,
 )
 from .session import Session
 from .verb import verb
@@ -324,19 +323,5 @@ def _run(
     if out is None:
         raise UsageError("say with --out in which folder the run keeps what it has learnt")
     lines = read_lines(subjects)
-    registry = session.open()
-    from cones_registry.batch import run_learning
-
-    with shown_progress(session, "learning", "concept") as on_progress:
-        report = run_learning(
-            lines,
-            out,
-            registry,
-            engine=choice.make(opened_compositions(registry), session),
-            base=source,
-            device=choice.device,
-            dtype=choice.dtype,
-            keep_going=keep_going,
-            on_progress=on_progress,
-        )
+    report = learn_lines(session, lines, out, session.open(), source, choice, keep_going)
     show_report(session, report, noun="concept", out=out)

@@ -151,6 +151,32 @@ def shown_progress(
             raise
 
 
+def learn_lines(
+    session: Session,
+    lines: str,
+    out: str,
+    registry: Registry,
+    base: str,
+    choice: EngineChoice,
+    keep_going: bool = False,
+) -> BatchReport:
+    """Learn and push every line of a file of subjects; what ``out`` holds is not learnt again."""
+    from cones_registry.batch import run_learning
+
+    with shown_progress(session, "learning", "concept") as on_progress:
+        return run_learning(
+            lines,
+            out,
+            registry,
+            engine=choice.make(opened_compositions(registry), session),
+            base=base,
+            device=choice.device,
+            dtype=choice.dtype,
+            keep_going=keep_going,
+            on_progress=on_progress,
+        )
+
+
 def show_report(session: Session, report: BatchReport, *, noun: str, out: str) -> None:
     """What was made and what is missing with its reason; exit code 1 unless all is there."""
     output = session.output

@@ -26,6 +26,7 @@ from cones_registry.errors import CorruptDataError, NotFoundError, UsageError
 from cones_registry.evaluation.fields import needed, read_json
 from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
 from cones_registry.evaluation.rows import MAX_SUBJECTS
+from cones_registry.extraction.conditioning import RARE_WORDS
 
 OURS: Final = "cones"
 """Name of the row of concepts, and owner of what is learnt for it."""
@@ -62,8 +63,6 @@ PROMPTS: Final[Mapping[int, tuple[str, ...]]] = {
         "a watercolor painting of a {1}, a {2}, a {3} and a {4}",
     ),
 }
-TOKENS: Final = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm")
-"""Rare words that rivals learn a subject by; those of one prompt differ."""
 _PLACE = re.compile(r"\{(\d+)\}")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -133,11 +132,11 @@ class Benchmark:
         # Those with the most company first: the others then find a token left over.
         for name in sorted(beside, key=lambda each: (-len(beside[each]), each)):
             taken = {chosen[other] for other in beside[name] if other in chosen}
-            free = [token for token in TOKENS if token not in taken]
+            free = [token for token in RARE_WORDS if token not in taken]
             if not free:
                 raise UsageError(
                     f"subject {quote(name)} stands beside subjects with all of the "
-                    f"{len(TOKENS)} tokens that rivals are given. Compare fewer sets"
+                    f"{len(RARE_WORDS)} tokens that rivals are given. Compare fewer sets"
                 )
             chosen[name] = free[0]
         return chosen

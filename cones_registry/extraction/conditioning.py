@@ -111,7 +111,7 @@ def check_token(base: BaseModel, token: str) -> None:
             pieces = tokenizer.tokenize(token)
             if _is_sentencepiece(tokenizer) and pieces:
                 continue  # rare words are several pieces there; rows are found by character
-            free = [word for word in _RARE_WORDS if _is_entry(tokenizer, word)]
+            free = [word for word in RARE_WORDS if _is_entry(tokenizer, word)]
             hint = f"such as {', '.join(map(repr, free[:4]))}" if free else "of its vocabulary"
             raise UsageError(
                 f"token {token!r} is no single entry of this model's tokenizer, which reads it as "
@@ -134,9 +134,9 @@ def free_token(base: BaseModel, *, avoid: Collection[str] = ()) -> str:
     with base.lock:
         strict = [each for each in base.tokenizers if not _is_sentencepiece(each)]
         if not strict:  # they tell words in pieces apart
-            return next((word for word in _RARE_WORDS if word not in taken), _RARE_WORDS[0])
+            return next((word for word in RARE_WORDS if word not in taken), RARE_WORDS[0])
         first, *others = strict
-        words = [word for word in _RARE_WORDS if _is_entry(first, word)]
+        words = [word for word in RARE_WORDS if _is_entry(first, word)]
         if taken.issuperset(words):
             words += _rare_entries(first)
         words = [word for word in words if all(_is_entry(each, word) for each in others)]
@@ -163,7 +163,7 @@ def _rare_entries(tokenizer: Any) -> list[str]:
 
 
 _CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{3,4}")
-_RARE_WORDS = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm", "olis", "pll", "ucd")
+RARE_WORDS = ("sks", "ohwx", "zwp", "qxv", "vbk", "jyq", "kwt", "xgm", "olis", "pll", "ucd")
 
 
 def encode_texts(

@@ -221,6 +221,13 @@ def published(tmp_path: Path) -> Path:
     return file
 
 
+def benchmark(source: Path, run: Path, base: Path, clip: Path) -> list[str]:
+    """A benchmark at its smallest, as it is typed."""
+    command = ["evaluate", "benchmark", str(source), "--base", str(base), "--out", str(run)]
+    command += ["--clip", str(clip), "--preset", "clip", "--seeds", "1"]
+    return [*command, "--learning-steps", "1", "--device", "cpu"]
+
+
 def test_a_dry_run_of_a_benchmark_writes_the_plan_and_nothing_else(
     published: Path,
     tmp_path: Path,
@@ -229,9 +236,8 @@ def test_a_dry_run_of_a_benchmark_writes_the_plan_and_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    command = ["evaluate", "benchmark", str(published), "--base", str(tiny_pipeline_folder)]
-    command += ["--out", str(run), "--clip", str(clip_folder), "--preset", "clip", "--seeds", "1"]
-    command += ["--learning-steps", "1", "--rival", "textual-inversion", "--device", "cpu"]
+    command = benchmark(published, run, tiny_pipeline_folder, clip_folder)
+    command += ["--rival", "textual-inversion"]
     assert cli.run([*command, "--dry-run"]) == 0
     assert not (run / "registry").exists()
     content = keeps_to("plan", run / "plan.json")
@@ -257,9 +263,7 @@ def test_a_published_benchmark_is_learnt_drawn_scored_and_tabulated_by_one_comma
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    command = ["evaluate", "benchmark", str(published), "--base", str(tiny_pipeline_folder)]
-    command += ["--out", str(run), "--clip", str(clip_folder), "--preset", "clip", "--seeds", "1"]
-    command += ["--learning-steps", "1", "--device", "cpu"]
+    command = benchmark(published, run, tiny_pipeline_folder, clip_folder)
     assert cli.run(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "table.md")
     ours = keeps_to("gallery", run / "cones" / "gallery.json")
