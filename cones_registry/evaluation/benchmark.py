@@ -27,6 +27,7 @@ from cones_registry.evaluation.fields import needed, read_json
 from cones_registry.evaluation.plan import FORMAT, EvaluationPlan
 from cones_registry.evaluation.rows import MAX_SUBJECTS
 from cones_registry.extraction.conditioning import RARE_WORDS
+from cones_registry.extraction.images import photo_suffixes
 
 OURS: Final = "cones"
 """Name of the row of concepts, and owner of what is learnt for it."""
@@ -64,7 +65,6 @@ PROMPTS: Final[Mapping[int, tuple[str, ...]]] = {
     ),
 }
 _PLACE = re.compile(r"\{(\d+)\}")
-_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ def learning_lines(plan: EvaluationPlan, *, steps: int | None = None) -> str:
 
 
 def _of_folder(source: Path, sets: int, shuffled: int) -> Benchmark:
-    found = Benchmark()
+    found, photos = Benchmark(), photo_suffixes()
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        if not any(file.suffix.lower() in _PICTURE_SUFFIXES for file in folder.iterdir()):
+        if not any(file.suffix.lower() in photos for file in folder.iterdir()):
             continue
         noun, dash, rest = folder.name.partition("-")
         if not dash or not rest or not noun.strip():

@@ -106,8 +106,13 @@ def _bounded(images: Iterable[Source]) -> list[Source]:
     return sources
 
 
+def photo_suffixes() -> set[str]:
+    """Endings by which a folder's photos are known, those that cannot be read included."""
+    return (set(Image.registered_extensions()) | _CAMERA_SUFFIXES) - _NO_PHOTOS
+
+
 def _read_folder(folder: Path) -> PictureSet:
-    known = (set(Image.registered_extensions()) | _CAMERA_SUFFIXES) - _NO_PHOTOS
+    known = photo_suffixes()
     try:
         files = _bounded(
             sorted(

@@ -39,6 +39,12 @@ def test_a_folder_of_folders_is_a_benchmark_of_one_to_four_subjects(tmp_path: Pa
     assert read_benchmark(source, sets=3, shuffled=1).prompts != read.prompts
 
 
+def test_a_folder_of_photos_that_only_extraction_knows_is_a_subject_too(tmp_path: Path) -> None:
+    (tmp_path / "cat-minka").mkdir()
+    (tmp_path / "cat-minka" / "1.HEIC").write_bytes(b"")
+    assert list(read_benchmark(tmp_path, sets=0).subjects) == ["cat-minka"]
+
+
 def test_what_is_learnt_is_what_the_plan_names(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos", "dog-Rex", "cat-minka")
     content = read_benchmark(source, sets=0).plan(seeds=1)
